@@ -1,0 +1,113 @@
+"""Every error a user can meet, one class for each thing a caller does differently about it.
+
+    ArtclfError            exit 1   anything else we can put into words
+    ├── ConfigError        exit 2   mend the input; nothing was started
+    ├── ResumeError        exit 3   what is on disk cannot be continued as asked
+    ├── CapacityError      exit 4   wait, or ask for a higher quota
+    ├── StorageError       exit 5   a disk or bucket refused; what was committed stays sound
+    ├── DivergedError      exit 6   the loss is not finite
+    ├── HungError          exit 7   no step ended for far too long
+    └── Interrupted        exit 75  committed, then stopped; start again and it goes on
+
+A message is one or two sentences: where, what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+
+class ArtclfError(Exception):
+    """Base of all errors that are reported without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(ArtclfError):
+    """The input is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class ResumeError(ArtclfError):
+    """A run cannot be continued as asked."""
+
+    exit_code = 3
+
+
+class CapacityError(ArtclfError):
+    """No machine or quota is free at present."""
+
+    exit_code = 4
+
+
+class StorageError(ArtclfError):
+    """A file or object could not be read or written."""
+
+    exit_code = 5
+
+
+class DivergedError(ArtclfError):
+    """The loss is no longer a finite number."""
+
+    exit_code = 6
+
+
+class HungError(ArtclfError):
+    """A step did not end in many times its usual duration."""
+
+    exit_code = 7
+
+
+class Interrupted(ArtclfError):
+    """The run was asked to stop, committed its state and stopped."""
+
+    exit_code = 75
+
+
+def storage_error(action: str, path: os.PathLike[str] | str, cause: OSError) -> StorageError:
+    """Returns the StorageError that says which path the system refused and why."""
+    return StorageError(f"{os.fspath(path)}: cannot {action}: {cause.strerror or cause}.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns `` Did you mean X?`` for the closest known name, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def run_command(main: Callable[[list[str]], int]) -> None:
+    """Runs a command line's ``main`` and ends the process with its exit code.
+
+    An ArtclfError becomes its message on stderr and its exit code; Ctrl-C outside a
+    handler becomes 75 (nothing half-written is left: every writer commits by renaming).
+    A closed output pipe (``| head``) is no error.
+    """
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except ArtclfError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again and it goes on.", file=sys.stderr)
+        code = Interrupted.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {printable(str(storage_error('use', error.filename, error)))}", file=sys.stderr)
+        code = StorageError.exit_code
+    sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """Returns the text with undecodable bytes and control characters but newlines shown escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,218 @@
+"""The data set on disk: packed pictures, an index of fixed-width rows, and a manifest.
+
+    DATASET/
+      manifest.json       classes, counts, splits, digest, SHA-256 of every file, what was skipped and why
+      index.npy           one row a picture (INDEX_DTYPE), memory-mapped
+      pictures.csv        the same rows for people: record, name, class, split, width, height, group, sha256, fixed
+      shards/00000.bin …  the encoded pictures, one after the other
+
+A record is an encoded picture (mostly the source's own JPEG bytes); decoding is not done here.
+A picture is read by one pread at a known place, so any order costs the same and memory does not
+grow with the set. Every read is checked against the row's CRC-32.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from artclf.errors import ConfigError, StorageError, storage_error
+
+FORMAT = "artclf-dataset/1"
+SPLITS = ("train", "val", "test")
+INDEX_DTYPE = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("offset", "<u8"),
+        ("size", "<u4"),
+        ("crc", "<u4"),
+        ("label", "<i4"),
+        ("split", "u1"),  # place in SPLITS
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("group", "<u4"),  # pictures of one group are the same or nearly the same and share a split
+    ]
+)
+MANIFEST, INDEX, PICTURES, SHARDS = "manifest.json", "index.npy", "pictures.csv", "shards"
+
+Index = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: its slug (stable, ASCII-safe name used in files), its display name and what is known of it."""
+
+    slug: str
+    display: str
+    about: dict[str, str]
+
+
+def shard_name(number: int) -> str:
+    """Returns the key of a shard below the data set's folder."""
+    return f"{SHARDS}/{number:05d}.bin"
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content as hex digits."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+
+
+def dataset_digest(classes: Iterable[str], rows: Iterable[tuple[str, int, int]]) -> str:
+    """Returns the name of a data set by content: its class slugs and, in order, each picture's
+    (SHA-256 of the stored bytes, label, split). Where it lies and when it was made do not count."""
+    digest = hashlib.sha256(json.dumps([FORMAT, list(classes)], ensure_ascii=False).encode())
+    for sha, label, split in rows:
+        digest.update(f"{sha} {label} {split}\n".encode())
+    return digest.hexdigest()
+
+
+class Dataset:
+    """A prepared data set, open for reading; safe to share between threads.
+
+    Attributes:
+        folder: where it lies.
+        manifest: the whole manifest.json.
+        classes: in label order.
+        index: (N,) INDEX_DTYPE, memory-mapped.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], index: Index) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.index = index
+        self.classes = [ClassInfo(c["slug"], c["display"], c.get("about") or {}) for c in manifest["classes"]]
+        self._descriptors: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: Path) -> Dataset:
+        """Opens a prepared data set and checks that its parts belong together.
+
+        Raises:
+            ConfigError: if the folder holds no prepared data set, or one of another format.
+            StorageError: if a part is missing or has another size than the manifest says.
+        """
+        manifest = read_manifest(folder)
+        try:
+            index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{folder / INDEX}: not readable ({error}). Run prepare again.") from error
+        if index.dtype != INDEX_DTYPE or len(index) != manifest["counts"]["used"]:
+            raise StorageError(f"{folder / INDEX}: does not belong to {MANIFEST}. Run prepare again.")
+        for shard in manifest["shards"]:
+            path = folder / shard["name"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard["bytes"]:
+                raise StorageError(
+                    f"{path}: expected {shard['bytes']:,} bytes, found "
+                    f"{'no file' if size is None else f'{size:,}'}. Run prepare again."
+                )
+        return cls(folder, manifest, index)
+
+    @property
+    def digest(self) -> str:
+        """The data set's name by content."""
+        return str(self.manifest["digest"])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, record: int) -> bytes:
+        """Returns the encoded picture of a record.
+
+        Raises:
+            StorageError: if its bytes are not those that prepare wrote.
+        """
+        row = self.index[record]
+        size = int(row["size"])
+        shard = int(row["shard"])
+        try:
+            content = os.pread(self._descriptor(shard), size, int(row["offset"]))
+        except OSError as error:
+            raise storage_error("read", self.folder / shard_name(shard), error) from error
+        if len(content) != size or zlib.crc32(content) != row["crc"]:
+            raise StorageError(
+                f"{self.folder / shard_name(shard)}: record {record} is damaged "
+                f"(at byte {int(row['offset']):,}). Run prepare again."
+            )
+        return content
+
+    def select(self, split: str, labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """Returns the record numbers of a split, those of the given labels only if labels are given, in order."""
+        chosen = np.asarray(self.index["split"] == SPLITS.index(split))
+        if labels is not None:
+            chosen &= np.isin(self.index["label"], labels)
+        return np.flatnonzero(chosen)
+
+    def pictures(self) -> Iterator[dict[str, str]]:
+        """Yields the rows of pictures.csv, in record order."""
+        with open(self.folder / PICTURES, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            yield from csv.DictReader(file)
+
+    def names(self, records: npt.NDArray[np.int64]) -> list[str]:
+        """Returns the source names of some records, in the order asked."""
+        wanted = set(records.tolist())
+        found = {i: row["name"] for i, row in enumerate(self.pictures()) if i in wanted}
+        return [found[record] for record in records.tolist()]
+
+    def close(self) -> None:
+        """Closes the shards."""
+        with self._lock:
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors.clear()
+
+    def _descriptor(self, shard: int) -> int:
+        with self._lock:
+            if shard not in self._descriptors:
+                self._descriptors[shard] = os.open(self.folder / shard_name(shard), os.O_RDONLY)
+            return self._descriptors[shard]
+
+
+def is_dataset(folder: Path) -> bool:
+    """Says whether a folder holds a prepared data set (a manifest of ours), not raw pictures."""
+    try:
+        read_manifest(folder)
+    except (ConfigError, StorageError):
+        return False
+    return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a prepared data set without opening the rest.
+
+    Raises:
+        ConfigError: if there is none, or it is of another format.
+        StorageError: if it cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder}: no prepared data set here (no {MANIFEST}). "
+            f"Make one with: python -m artclf.prepare SOURCE --out {folder}"
+        ) from None
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not readable as JSON: {error}.") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise ConfigError(f"{path}: expected a manifest of format {FORMAT}, received {found!r}.")
+    return dict(manifest)

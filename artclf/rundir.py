@@ -1,0 +1,205 @@
+"""The directory that a run leaves behind: the name, form and writing order of each of its files.
+
+runs/<trial_id>/
+  config.json       the settings; written by whoever starts the run, never changed
+  job.json          the data set's place and digest; written with config.json
+  status.json       how the run stands; the only word on how it ended
+  metrics.jsonl     a line an epoch
+  checkpoint/       the newest committed states (artclf.checkpoint)
+  evaluation/       val.json test.json predictions_val.csv predictions_test.csv
+  model.keras model.json environment.json log.txt progress.json
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from artclf.config import TrainConfig
+from artclf.errors import ConfigError, StorageError, storage_error
+from artclf.storage import atomic_file, make_folder
+
+State = Literal["running", "done", "failed", "interrupted", "diverged"]
+STATES: tuple[State, ...] = ("running", "done", "failed", "interrupted", "diverged")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands, by its own word.
+
+    Attributes:
+        epoch: epochs that are finished and committed.
+        attempt: how often it was started, from 1.
+        started: when the first attempt began, and ended when the last one ended, ISO 8601 UTC.
+        seconds: time spent in all attempts.
+    """
+
+    state: State
+    reason: str = ""
+    epoch: int = 0
+    attempt: int = 1
+    started: str = ""
+    ended: str = ""
+    seconds: float = 0.0
+
+
+def now() -> str:
+    """Returns the present time, ISO 8601 UTC to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class RunDir:
+    """One run's directory on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.job = path / "job.json"
+        self.status = path / "status.json"
+        self.progress = path / "progress.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoint"
+        self.evaluation = path / "evaluation"
+        self.model = path / "model.keras"
+        self.model_json = path / "model.json"
+        self.environment = path / "environment.json"
+        self.log = path / "log.txt"
+        self._lock = path / ".lock"
+
+    def evaluation_json(self, split: str) -> Path:
+        """Returns the path of a split's scores."""
+        return self.evaluation / f"{split}.json"
+
+    def predictions_csv(self, split: str) -> Path:
+        """Returns the path of a split's probabilities, picture by picture."""
+        return self.evaluation / f"predictions_{split}.csv"
+
+    def read_config(self) -> TrainConfig:
+        """Returns the run's settings. Raises ConfigError if the file is missing or wrong."""
+        settings = read_json(self.config)
+        if settings is None:
+            raise ConfigError(f"{self.config}: expected the run's settings, found no file.")
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{self.config}: expected a mapping of settings, received something else.")
+        return TrainConfig.from_settings(settings, where=str(self.config))
+
+    def read_status(self) -> RunStatus | None:
+        """Returns the run's own word on how it stands, or None if it never began."""
+        content = read_json(self.status)
+        if content is None:
+            return None
+        known = {k: v for k, v in content.items() if k in RunStatus.__dataclass_fields__}
+        if known.get("state") not in STATES:
+            raise StorageError(f"{self.status}: expected a state of {', '.join(STATES)}, received {content!r:.80}.")
+        return RunStatus(**known)
+
+    def write_status(self, status: RunStatus) -> None:
+        """Replaces the status in one step."""
+        write_json(self.status, asdict(status))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Returns the complete lines of metrics.jsonl; a line cut short by a crash is passed over."""
+        try:
+            text = self.metrics.read_text()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error("read", self.metrics, error) from error
+        complete, _, _ = text.rpartition("\n")
+        return [json.loads(line) for line in complete.splitlines() if line]
+
+    def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
+        """Replaces metrics.jsonl by one line for each epoch given."""
+        with atomic_file(self.metrics) as temporary:
+            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+    def is_locked(self) -> bool:
+        """Says whether a trainer is at work here now (on this machine)."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for one trainer; the lock of a dead process is free by itself.
+
+        Raises:
+            ConfigError: if another trainer holds it.
+        """
+        with exclusive(self._lock, f"{self.path}: another trainer is at work in this run directory"):
+            yield
+
+
+@contextmanager
+def exclusive(lock: Path, problem: str) -> Iterator[None]:
+    """Holds a lock file for this process.
+
+    Raises:
+        ConfigError: ``problem`` with the holder's process id, if another process holds it.
+    """
+    make_folder(lock.parent)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage_error("open", lock, error) from error
+    try:
+        try:
+            _take(descriptor)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise ConfigError(f"{problem} (process {holder}). Wait for it, or stop it first.") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    """Takes the lock; tries for a second, since is_locked of another process holds it for an instant."""
+    for attempt in range(20):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt == 19:
+                raise
+            time.sleep(0.05)
+
+
+def read_json(path: Path) -> Any:
+    """Returns a file's JSON value, or None if there is no file.
+
+    Raises:
+        StorageError: if it is not readable as JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+    except ValueError as error:
+        raise StorageError(f"{path}: not readable as JSON: {error}.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a file by a JSON value, in one step."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

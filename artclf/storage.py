@@ -1,0 +1,242 @@
+"""Reading and writing below one root, a folder now; an s3:// prefix takes the same interface.
+
+Keys are relative, with ``/`` between parts. A write is atomic and durable: readers see the old
+bytes or the new ones, also after a power cut. ``create`` succeeds for exactly one of any number
+of writers, which is what records that two submitters could race for are built on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from artclf.errors import ConfigError, StorageError, storage_error
+
+TEMPORARY = ".tmp-"
+"""Names that begin so are unfinished; every reader passes over them, and anyone may remove old ones."""
+
+
+class Storage(Protocol):
+    """What artclf asks of a place that keeps files."""
+
+    uri: str
+
+    def read(self, key: str) -> bytes:
+        """Returns the content. Raises FileNotFoundError, or StorageError if it cannot be read."""
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replaces the content in one step."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Writes the content if the key is free, and says whether it was."""
+
+    def delete(self, key: str) -> None:
+        """Removes a key; one that is not there is no error."""
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yields the keys below a prefix (a whole folder name or nothing), in order."""
+
+
+def open_storage(uri: str | os.PathLike[str]) -> Storage:
+    """Returns the storage for a folder's path.
+
+    Raises:
+        ConfigError: for a scheme that this version cannot open.
+    """
+    return LocalStorage(local_path(uri))
+
+
+def local_path(uri: str | os.PathLike[str]) -> Path:
+    """Returns the absolute folder that a path or file:// URI names; ``~`` stays a literal name.
+
+    Raises:
+        ConfigError: if the URI names no folder of this machine.
+    """
+    text = os.fspath(uri)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text).absolute()
+    if scheme == "file":
+        return Path(rest).absolute()
+    raise ConfigError(f"{text}: expected a folder of this machine; {scheme}:// is not supported by this version.")
+
+
+class LocalStorage:
+    """A folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = str(root)
+
+    def path(self, key: str) -> Path:
+        """Returns the file behind a key, which can never lie outside the root."""
+        parts = key.split("/")
+        if key.startswith("/") or "\0" in key or any(part in ("", ".", "..") for part in parts):
+            raise ConfigError(f"{key!r}: expected a relative key without empty, '.' or '..' parts.")
+        return self.root.joinpath(*parts)
+
+    def read(self, key: str) -> bytes:
+        path = self.path(key)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise storage_error("read", path, error) from error
+
+    def write(self, key: str, content: bytes) -> None:
+        with atomic_file(self.path(key)) as temporary:
+            temporary.write_bytes(content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        path = self.path(key)
+        make_folder(path.parent)
+        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
+        try:
+            temporary.write_bytes(content)
+            sync_file(temporary)
+            os.link(temporary, path)  # fails if the name is taken, for all but one of any number of racers
+            sync_folder(path.parent)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise storage_error("create", path, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        path = self.path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error("remove", path, error) from error
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        start = self.path(prefix) if prefix else self.root
+        for folder, subfolders, names in os.walk(start):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith(TEMPORARY))
+            for name in sorted(names):
+                if not name.startswith(TEMPORARY):
+                    yield os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; when the block ends well it is made durable and takes the name.
+
+    Raises:
+        StorageError: naming the path, if the disk refuses.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{path.suffix}")
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside ``path``; when the block ends well its files are made durable
+    and it takes the name. What stood there before is removed just before, never half-replaced.
+
+    Raises:
+        StorageError: naming the path, if the disk refuses.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            sync_file(file)
+        sync_file(temporary)
+        if path.exists():
+            replaced = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
+            os.rename(path, replaced)
+            os.rename(temporary, path)
+            shutil.rmtree(replaced)
+        else:
+            os.rename(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+        StorageError: if it cannot, or a file has that name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error("make the folder", path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Proves that files can be made in a folder, before hours of work are spent on what goes there.
+
+    Raises:
+        ConfigError: if the path is a file.
+        StorageError: if the folder cannot be made or written.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: expected a folder to write to, received a file.")
+    make_folder(path)
+    probe = path / f"{TEMPORARY}{secrets.token_hex(6)}"
+    try:
+        probe.write_bytes(b"x" * 4096)
+        sync_file(probe)
+    except OSError as error:
+        raise storage_error("write to", path, error) from error
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Forces a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Forces a folder's names to the disk, where the file system can do that."""
+    try:
+        sync_file(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+__all__ = [
+    "LocalStorage",
+    "Storage",
+    "StorageError",
+    "atomic_file",
+    "atomic_folder",
+    "check_writable",
+    "local_path",
+    "make_folder",
+    "open_storage",
+    "sync_file",
+    "sync_folder",
+]
