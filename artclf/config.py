@@ -8,6 +8,7 @@ config.json; nothing else lists them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import types
@@ -45,6 +46,12 @@ ModelName = Literal[
 ]
 OWN_MODELS = frozenset({"cnn_tiny", "cnn_small", "cnn_wide"})
 """Built here from layers and trained from scratch; all others are backbones of keras.applications."""
+PHASE_DEFAULTS = {
+    "train.learning_rate": "learning_rate",
+    "model.trainable": "trainable",
+    "train.schedule": "schedule",
+}
+"""The settings of a run that fill the nulls of its phases, and what they are called in a phase."""
 ALPHA_MODELS = frozenset({"mobilenet", "mobilenet_v2"})
 
 ShortText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
@@ -199,19 +206,12 @@ class TrainConfig(_Part):
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the run's phases with every null filled in; a run without phases has one."""
-        own = Phase(
-            epochs=self.train.epochs,
-            learning_rate=self.train.learning_rate,
-            trainable=self.model.trainable,
-            schedule=self.train.schedule,
-        )
-        filled = {name: getattr(own, name) for name in ("learning_rate", "trainable", "schedule")}
-        if self.model.name in OWN_MODELS:
-            own = own.model_copy(update={"trainable": "all"})  # there is no backbone to freeze
-            filled["trainable"] = "all"
+        flat = self.flat()
+        defaults = {part: flat[name] for name, part in PHASE_DEFAULTS.items()}
+        forced = {"trainable": "all"} if self.model.name in OWN_MODELS else {}  # there is no backbone to freeze
         return tuple(
-            phase.model_copy(update={k: v for k, v in filled.items() if getattr(phase, k) is None})
-            for phase in self.train.phases or (own,)
+            phase.model_copy(update={k: v for k, v in defaults.items() if getattr(phase, k) is None} | forced)
+            for phase in self.train.phases or (Phase(epochs=self.train.epochs),)
         )
 
     def total_epochs(self) -> int:
@@ -234,14 +234,22 @@ class TrainConfig(_Part):
             HeadLayer(units=layer).model_dump() if isinstance(layer, int) else layer for layer in flat["model.head"]
         ]
         flat["train.phases"] = [phase.model_dump(mode="json") for phase in self.phases()]
-        for name in self.unused():
-            del flat[name]
-        flat["model.weights"] = weights_identity(self.model.weights)
-        return flat
+        unused = self.unused() | {"train.epochs", *PHASE_DEFAULTS}  # these are told by the phases
+        used = {name: value for name, value in flat.items() if name not in unused}
+        if "model.weights" in used:
+            used["model.weights"] = weights_identity(self.model.weights)
+        return {name: value + 0.0 if isinstance(value, float) else value for name, value in used.items()}  # no -0.0
 
     def unused(self) -> set[str]:
         """Returns the dotted names of the settings that cannot change what this run computes."""
-        unused = {"train.epochs", "train.learning_rate", "train.schedule", "model.trainable"}  # told by the phases
+        unused: set[str] = set()
+        if self.train.phases is not None:
+            unused.add("train.epochs")
+            for name, part in PHASE_DEFAULTS.items():
+                if all(getattr(phase, part) is not None for phase in self.train.phases):
+                    unused.add(name)
+        if self.model.name in OWN_MODELS:  # built from scratch: nothing to load and nothing to freeze
+            unused |= {"model.weights", "model.trainable"}
         schedules = {phase.schedule for phase in self.phases()}
         if "plateau" not in schedules:
             unused |= {f"train.plateau.{name}" for name in Plateau.model_fields}
@@ -265,8 +273,13 @@ def own_defaults(model_name: str) -> dict[str, Any]:
 
 def trial_id(config: TrainConfig, data_digest: str) -> str:
     """Returns 8 hex digits that name a trial by what it computes: its canonical settings and its data."""
-    text = json.dumps({"settings": config.canonical(), "data": data_digest}, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return settings_digest(config.canonical(), data_digest)[:8]
+
+
+def settings_digest(canonical: Mapping[str, Any], data_digest: str) -> str:
+    """Returns the SHA-256, as 64 hex digits, of canonical settings and the data they are used on."""
+    text = json.dumps({"settings": canonical, "data": data_digest}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def weights_identity(weights: str) -> str:
@@ -278,12 +291,20 @@ def weights_identity(weights: str) -> str:
     if weights in ("none", "imagenet"):
         return weights
     try:
-        with open(Path(weights).expanduser(), "rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        path = Path(weights).expanduser()
+        found = path.stat()
+        return f"sha256:{_file_sha256(path, found.st_size, found.st_mtime_ns)}"
     except OSError as error:
         raise ConfigError(
             f"model.weights: expected none, imagenet or a file of weights, received {weights!r}: {error.strerror}."
         ) from error
+
+
+@functools.lru_cache
+def _file_sha256(path: Path, size: int, changed_ns: int) -> str:
+    """Hashes a file once for all trials of a grid; size and time are there to notice another file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- settings by dotted name ---------------------------------------------------------------------
@@ -318,7 +339,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and _is_group(name):
+        if isinstance(value, Mapping) and is_group(name):
             flat.update(flatten(value, f"{name}."))
         else:
             flat[name] = value
@@ -343,10 +364,12 @@ def check_settings(settings: Mapping[str, Any]) -> list[Fault]:
     faults = []
     sound: dict[str, Any] = {}
     for name, value in flatten(settings).items():
-        if name in known:
+        if name in known and not _is_utf8(value):
+            faults.append(Fault((name,), f"expected text that UTF-8 can hold, received {show(value)}."))
+        elif name in known:
             sound[name] = value
-        elif _is_group(name):
-            faults.append(Fault((name,), f"expected settings below it, received {_show(value)}."))
+        elif is_group(name):
+            faults.append(Fault((name,), f"expected settings below it, received {show(value)}."))
         else:
             faults.append(Fault((name,), f"no such setting.{nearest(name, known)}"))
     try:
@@ -374,7 +397,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return name.strip(), parse_value(value, f"--set {name.strip()}")
 
 
-def _is_group(name: str) -> bool:
+def is_group(name: str) -> bool:
+    """Says whether a dotted name holds settings below it, such as ``train`` or ``train.plateau``."""
     annotation: Any = TrainConfig
     for part in name.split("."):
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
@@ -385,21 +409,31 @@ def _is_group(name: str) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def _is_utf8(value: Any) -> bool:
+    """Says whether all text in a value can be written to a file; half a surrogate pair cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _faults_of(error: ValidationError, given: dict[str, Any]) -> Iterator[Fault]:
     """Yields one fault for each setting (or member of a listed part) that the schema refused."""
-    seen = set()
+    found: dict[tuple[str | int, ...], tuple[str, str]] = {}
     for detail in error.errors():
         path, expected = _meaningful(detail["loc"])
-        if path in seen:
-            continue
-        seen.add(path)
-        if detail["type"] == "extra_forbidden":
+        found.setdefault(path, (detail["type"], expected))
+    for path, (kind, expected) in found.items():
+        if any(len(other) > len(path) and other[: len(path)] == path for other in found):
+            continue  # pydantic calls a list too short when its members are wrong
+        if kind == "extra_forbidden":
             name = str(path[-1])
             yield Fault(path, f"no such setting.{nearest(name, expected.split(', '))}")
-        elif detail["type"] == "missing":
+        elif kind == "missing":
             yield Fault(path, f"expected {expected}, received nothing.")
         else:
-            yield Fault(path, f"expected {expected}, received {_show(_value_at(given, path))}.")
+            yield Fault(path, f"expected {expected}, received {show(_value_at(given, path))}.")
 
 
 def _value_at(given: Any, path: tuple[str | int, ...]) -> Any:
@@ -495,7 +529,7 @@ def _range(metadata: list[Any]) -> str:
     return low + high + (f" ({' and '.join(excluded)} excluded)" if excluded else "")
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
     """Returns a value with its kind, as a person would name it."""
     if value is None:
         return "null"
@@ -507,4 +541,4 @@ def _show(value: Any) -> str:
         return f"a list of {len(value)}: {json.dumps(value, default=str)[:60]}"
     if isinstance(value, Mapping):
         return f"a mapping: {json.dumps(value, default=str)[:60]}"
-    return str(value)
+    return str(value) if len(str(value)) <= 60 else f"{str(value)[:60]}…"

@@ -133,6 +133,8 @@ class _Reader:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._error(event, "expected a name before ':', received a list, a mapping or an alias")
+            if event.tag not in (None, "!") or event.anchor is not None:
+                raise self._error(event, "tags and anchors are not accepted on a name; write it plainly")
             key = event.value
             if key in mapping:
                 first = self._lines[(*path, key)]
