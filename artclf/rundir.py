@@ -12,10 +12,7 @@ runs/<trial_id>/
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +22,8 @@ from typing import Any, Literal
 
 from artclf.config import TrainConfig
 from artclf.errors import ConfigError, StorageError, storage_error
-from artclf.storage import atomic_file, make_folder
+from artclf.locks import exclusive, holder, is_held
+from artclf.storage import atomic_file
 
 State = Literal["running", "done", "failed", "interrupted", "diverged"]
 STATES: tuple[State, ...] = ("running", "done", "failed", "interrupted", "diverged")
@@ -123,64 +121,21 @@ class RunDir:
 
     def is_locked(self) -> bool:
         """Says whether a trainer is at work here now (on this machine)."""
-        try:
-            descriptor = os.open(self._lock, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        return is_held(self._lock)
+
+    def lock_holder(self) -> int | None:
+        """Returns the process id of the trainer at work here (on this machine), or None."""
+        return holder(self._lock)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the directory for one trainer; the lock of a dead process is free by itself.
+        """Holds the directory for one trainer.
 
         Raises:
             ConfigError: if another trainer holds it.
         """
         with exclusive(self._lock, f"{self.path}: another trainer is at work in this run directory"):
             yield
-
-
-@contextmanager
-def exclusive(lock: Path, problem: str) -> Iterator[None]:
-    """Holds a lock file for this process.
-
-    Raises:
-        ConfigError: ``problem`` with the holder's process id, if another process holds it.
-    """
-    make_folder(lock.parent)
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise storage_error("open", lock, error) from error
-    try:
-        try:
-            _take(descriptor)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise ConfigError(f"{problem} (process {holder}). Wait for it, or stop it first.") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int) -> None:
-    """Takes the lock; tries for a second, since is_locked of another process holds it for an instant."""
-    for attempt in range(20):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if attempt == 19:
-                raise
-            time.sleep(0.05)
 
 
 def read_json(path: Path) -> Any:

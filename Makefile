@@ -1,0 +1,45 @@
+# One line a target over the two command lines; .venv is made from the lock by itself.
+PYTHON ?= python3
+GRID ?= grids/demo.yaml
+BACKEND ?= local
+ROOT ?= studies
+PY = .venv/bin/python
+JOBS = $(PY) -m jobs
+WHERE = $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
+
+.PHONY: demo test check lint bench plan submit status logs stop report reap lock
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo | test | check | bench"
+	@echo "make plan | submit | status | logs | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
+
+demo: .venv/ready
+	$(JOBS) submit grids/demo.yaml --root $(ROOT) $(ARGS)
+
+plan submit status stop report reap: .venv/ready
+	$(JOBS) $@ $(WHERE)
+logs: .venv/ready
+	$(JOBS) logs $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
+
+test: .venv/ready
+	tests/browser.sh
+	$(PY) -m pytest $(ARGS)
+lint: .venv/ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy artclf jobs container tests
+check: lint test
+bench: .venv/ready
+	$(PY) -m bench $(ARGS)
+
+# The environment: exactly what the lock says, every file checked by its hash.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra dev
+	@touch $@
+lock: .venv/ready
+	.venv/bin/uv pip compile pyproject.toml --extra dev --extra cloud --universal --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements.lock

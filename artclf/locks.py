@@ -1,0 +1,77 @@
+"""Locks between processes of one machine. The lock of a dead process is free by itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from artclf.errors import ConfigError, storage_error
+from artclf.storage import make_folder
+
+
+def is_held(lock: Path) -> bool:
+    """Says whether a living process holds a lock file."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise storage_error("open", lock, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def holder(lock: Path) -> int | None:
+    """Returns the id of the process that holds a lock file, or None."""
+    if not is_held(lock):
+        return None
+    try:
+        return int(lock.read_text())
+    except (OSError, ValueError):
+        return None  # it was released, or is being taken, in this instant
+
+
+@contextmanager
+def exclusive(lock: Path, problem: str) -> Iterator[None]:
+    """Holds a lock file for this process.
+
+    Raises:
+        ConfigError: ``problem`` with the holder's process id, if another process holds it.
+    """
+    make_folder(lock.parent)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage_error("open", lock, error) from error
+    try:
+        try:
+            _take(descriptor)
+        except BlockingIOError:
+            other = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise ConfigError(f"{problem} (process {other}). Wait for it, or stop it first.") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    """Takes the lock; tries for a second, since another process's is_held has it for an instant."""
+    for attempt in range(20):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt == 19:
+                raise
+            time.sleep(0.05)

@@ -1,0 +1,148 @@
+"""``python -m artclf.train``: what to train, from arguments or from the run directory; the loop is artclf.training.
+
+What is heavy to import is imported once the arguments are known, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artclf.errors import ConfigError, ResumeError, run_command
+from artclf.interrupt import StopRequest
+from artclf.storage import check_writable, local_path
+
+if TYPE_CHECKING:
+    from artclf.config import TrainConfig
+    from artclf.records import Dataset
+    from artclf.rundir import RunDir
+
+SAMPLE_SETTINGS = {
+    "model.name": "cnn_small",
+    "data.image_size": 64,
+    "train.epochs": 8,
+    "model.dropout": 0.1,
+}
+"""What a bare ``python -m artclf.train`` trains: done in about a minute on two cores."""
+DEFAULT_RUNS = Path("studies/single/runs")
+
+log = logging.getLogger("artclf")
+
+
+def main(argv: list[str]) -> int:
+    """Runs ``python -m artclf.train``."""
+    arguments = _parser().parse_args(argv)
+    from artclf.rundir import write_json
+    from artclf.training import train
+
+    _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
+    with StopRequest.on_signals() as stop:
+        run, dataset, config = _prepare_run(arguments)
+        check_writable(run.path)
+        with run.locked():
+            _refuse_other_settings(run, config, dataset)
+            if arguments.resume and not any(run.checkpoints.glob("gen-*")):
+                raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
+            if not run.config.exists():
+                run.config.write_text(config.to_json(), encoding="utf-8")
+                write_json(run.job, {"dataset": str(dataset.folder.absolute()), "data_digest": dataset.digest})
+            _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
+            train(run, dataset, config, stop, arguments.threads)
+    return 0
+
+
+def _log_to(handler: logging.Handler, form: str) -> None:
+    """Adds a place that our own lines go to; those of libraries stay where they were."""
+    handler.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m artclf.train",
+        description="Train one classifier. Without arguments: a small network on generated sample pictures.",
+    )
+    parser.add_argument("--data", metavar="D", help="a prepared data set, or a folder or zip of pictures")
+    parser.add_argument("--run-dir", metavar="R", type=local_path, help="where the run leaves its files, and goes on")
+    parser.add_argument("--config", metavar="F", type=Path, help="settings as JSON or YAML")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="one setting, as in a grid"
+    )
+    parser.add_argument("--resume", action="store_true", help="refuse to begin from zero")
+    parser.add_argument("--threads", type=int, metavar="N", help="decoding threads (default: one a core)")
+    return parser
+
+
+def _prepare_run(arguments: argparse.Namespace) -> tuple[RunDir, Dataset, TrainConfig]:
+    """Returns what to train: told by the arguments, or by the run directory where it already says so."""
+    from artclf.config import TrainConfig, trial_id
+    from artclf.datasets import SAMPLE, open_dataset
+    from artclf.rundir import RunDir, read_json
+
+    told = arguments.data or arguments.config or arguments.settings
+    run = RunDir(arguments.run_dir) if arguments.run_dir else None
+    if run is not None and run.path.exists() and not run.path.is_dir():
+        raise ConfigError(f"{run.path}: expected a folder for the run, received a file.")
+    job = read_json(run.job) if run else None
+    if run and job and not told:
+        return run, _same_dataset(job), run.read_config()
+    if arguments.resume and not job:
+        raise ResumeError(f"{arguments.run_dir or DEFAULT_RUNS}: --resume was given, but no run began here.")
+    config = TrainConfig.from_settings(_settings(arguments), where="settings")
+    if not told:
+        print("No data named: training a small network on generated sample pictures.")
+    dataset = open_dataset(arguments.data or (job or {}).get("dataset") or SAMPLE)
+    return run or RunDir(local_path(DEFAULT_RUNS / trial_id(config, dataset.digest))), dataset, config
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    from artclf.config import flatten, parse_setting
+    from artclf.strict_yaml import load
+
+    settings: dict[str, Any] = {} if arguments.data or arguments.config else dict(SAMPLE_SETTINGS)
+    if arguments.config:
+        try:
+            text = arguments.config.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{arguments.config}: expected a readable file of settings: {error}.") from error
+        given = load(text, str(arguments.config)).value
+        if not isinstance(given, dict):
+            raise ConfigError(f"{arguments.config}: expected a mapping of settings, received something else.")
+        settings.update(flatten(given))
+    settings.update(dict(map(parse_setting, arguments.settings)))
+    return settings
+
+
+def _same_dataset(job: dict[str, Any]) -> Dataset:
+    from artclf.datasets import open_dataset
+
+    dataset = open_dataset(job["dataset"])
+    if dataset.digest != job["data_digest"]:
+        raise ResumeError(
+            f"{job['dataset']}: the data set changed since this run began (digest {dataset.digest[:12]}, "
+            f"expected {job['data_digest'][:12]}). Use another run directory."
+        )
+    return dataset
+
+
+def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
+    from artclf.rundir import read_json
+
+    if not run.config.exists():
+        return
+    before, after = run.read_config().flat(), config.flat()
+    changed = [f"{name} was {before[name]!r}, now {after[name]!r}" for name in after if before[name] != after[name]]
+    job = read_json(run.job)
+    if job and job["data_digest"] != dataset.digest:
+        changed.append(f"the data set was {job['data_digest'][:12]}, now {dataset.digest[:12]}")
+    if changed:
+        raise ResumeError(f"{run.path}: this run began with other settings: {'; '.join(changed)}. Use another folder.")
+
+
+if __name__ == "__main__":
+    run_command(main)

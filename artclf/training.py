@@ -1,0 +1,441 @@
+"""The training of one run, from wherever it stands to its verdict.
+
+The story, top-down: restore the newest committed state;
+for each phase and epoch train, validate, decide, commit; evaluate the best weights on every split;
+leave a model that works by itself. A run can be stopped at any step and started again by the same
+command; its state is committed before it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from artclf.config import Phase, TrainConfig, trial_id
+from artclf.errors import ArtclfError, DivergedError, Interrupted, ResumeError
+from artclf.interrupt import StopRequest
+from artclf.records import Dataset
+from artclf.rundir import RunDir, RunStatus, now, write_json
+from artclf.storage import atomic_file
+
+if TYPE_CHECKING:
+    from artclf.checkpoint import Arrays, Checkpoints, Generation
+    from artclf.classes import ClassChoice
+    from artclf.data import Batches
+    from artclf.learner import Learner
+
+log = logging.getLogger("artclf")
+
+
+@dataclass
+class TrainState:
+    """Where a run stands: all of it that is not an array.
+
+    Attributes:
+        phase: place of the current phase; as many as there are phases when training is over.
+        phase_epoch: finished epochs of this phase.
+        epoch: finished epochs in all.
+        step: finished steps of the epoch under way.
+        sums: the running sums of the epoch under way (learner.SUMS).
+        train_seconds: time spent in the steps of the epoch under way.
+        seconds: time spent in the run before this process.
+        history: the lines of metrics.jsonl.
+        best_epoch, best_value: where early_stopping.metric was best so far.
+        waited: epochs of this phase since it last was.
+        plateau_best, plateau_waited, plateau_scale: of the plateau schedule, this phase.
+    """
+
+    phase: int = 0
+    phase_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    waited: int = 0
+    plateau_best: float | None = None
+    plateau_waited: int = 0
+    plateau_scale: float = 1.0
+
+    def begin_epoch(self) -> None:
+        """Forgets the epoch that ended."""
+        self.step, self.sums, self.train_seconds = 0, [0.0] * 4, 0.0
+
+    def begin_phase(self, phase: int) -> None:
+        """Moves to a phase with fresh counters; the best epoch so far stays the best."""
+        self.phase, self.phase_epoch, self.waited = phase, 0, 0
+        self.plateau_best, self.plateau_waited, self.plateau_scale = None, 0, 1.0
+
+
+class Training:
+    """One run under way.
+
+    Args:
+        run: its directory, locked by the caller.
+        dataset: its data.
+        config: its settings.
+        stop: tells when to commit and leave.
+        threads: of the decoders; changes no result.
+    """
+
+    def __init__(
+        self, run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest, threads: int | None = None
+    ) -> None:
+        from artclf.checkpoint import Checkpoints
+        from artclf.classes import choose_classes, class_weights
+        from artclf.data import Batches
+        from artclf.learner import Learner
+
+        self.run, self.dataset, self.config, self.stop = run, dataset, config, stop
+        self.classes: ClassChoice = choose_classes(dataset, config.data)
+        splits = {name: self.classes.split(dataset, name) for name in ("train", "val", "test")}
+        weights = class_weights(splits["train"].labels, len(self.classes.infos), config.train.class_weight)
+        self.splits = splits
+        self.batches = Batches(dataset, splits["train"], config.data, config.train.batch_size, threads)
+        self.evaluation_batches: dict[str, Batches] = {
+            name: Batches(dataset, splits[name], config.data, config.evaluate.batch_size, threads)
+            for name in ("val", "test")
+        }
+        self.learner: Learner = Learner(config, len(self.classes.infos), weights)
+        self.checkpoints: Checkpoints = Checkpoints(run.checkpoints)
+        self.state = TrainState()
+        self.best: Arrays = {}
+        self.phases = config.phases()
+        self._clock = time.monotonic()
+        self._ticked = 0.0
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Trains from where the run stands to its end, committing after every epoch.
+
+        Raises:
+            Interrupted: when asked to stop, after a commit.
+            DivergedError: when the loss is not finite; nothing after the last commit is kept.
+        """
+        while self.state.phase < len(self.phases):
+            phase = self.phases[self.state.phase]
+            while self.state.phase_epoch < phase.epochs and not self._waited_enough():
+                self.learner.set_learning_rate(self.learning_rate(phase))
+                self._train_epoch()
+                validation = self._validate()
+                self._finish_epoch(phase, validation)
+                self.commit()
+                self.run.write_metrics(self.state.history)
+                self._log_epoch()
+            self._next_phase()
+
+    def _train_epoch(self) -> None:
+        self.learner.set_sums(self.state.sums)
+        steps = self.batches.steps()
+        first = self.state.epoch * steps
+        started = time.monotonic() - self.state.train_seconds
+        for batch in self.batches.epoch(self.config.train.seed, self.state.epoch, self.state.step):
+            self.learner.step(batch, first + self.state.step)
+            self.state.step += 1
+            self.state.train_seconds = time.monotonic() - started
+            self._tick(steps)
+            self._leave_if_asked()
+        self.state.sums = self.learner.sums().tolist()
+
+    def _validate(self) -> dict[str, float]:
+        from artclf.evaluate import score
+
+        probabilities, labels = self.learner.probabilities(
+            self.evaluation_batches["val"].evaluation(), self._leave_if_asked
+        )
+        scores = score(labels, probabilities, self._slugs())
+        return {
+            "val_loss": scores.loss,
+            "val_accuracy": scores.accuracy,
+            "val_top5_accuracy": scores.top5_accuracy,
+        }
+
+    def _finish_epoch(self, phase: Phase, validation: Mapping[str, float]) -> None:
+        """Records the epoch, notes whether it is the best, and advances the counters that decide what follows."""
+        state = self.state
+        loss, hits, hits5, count = state.sums
+        state.epoch += 1
+        state.phase_epoch += 1
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "phase": state.phase + 1,
+                "learning_rate": self.learning_rate(phase, state.phase_epoch - 1),
+                "seconds": round(state.train_seconds, 3),
+                "images_per_second": round(count / max(state.train_seconds, 1e-9), 2),
+                "loss": loss / count,
+                "accuracy": hits / count,
+                "top5_accuracy": hits5 / count,
+                **validation,
+            }
+        )
+        stopping = self.config.train.early_stopping
+        value = validation[stopping.metric]
+        sign = -1 if stopping.metric.endswith("loss") else 1
+        if state.best_value is None or sign * value > sign * state.best_value:
+            state.best_epoch, state.best_value, state.waited = state.epoch, value, 0
+            self.best = self.learner.weight_arrays()
+        else:
+            state.waited += 1
+        self._watch_plateau(phase, validation["val_loss"])
+        state.begin_epoch()
+
+    def _watch_plateau(self, phase: Phase, value: float) -> None:
+        state, settings = self.state, self.config.train.plateau
+        if phase.schedule != "plateau":
+            return
+        if state.plateau_best is None or value < state.plateau_best:
+            state.plateau_best, state.plateau_waited = value, 0
+            return
+        state.plateau_waited += 1
+        if state.plateau_waited >= settings.patience:
+            state.plateau_scale *= settings.factor
+            state.plateau_waited = 0
+
+    def learning_rate(self, phase: Phase, phase_epoch: int | None = None) -> float:
+        """Returns the rate of an epoch of a phase (the one that comes next, if none is given)."""
+        epoch = self.state.phase_epoch if phase_epoch is None else phase_epoch
+        rate = phase.learning_rate or self.config.train.learning_rate
+        if phase.schedule == "cosine":  # Loshchilov and Hutter, SGDR, arXiv 1608.03983, equation 5, one period
+            return rate * 0.5 * (1 + math.cos(math.pi * epoch / phase.epochs))
+        if phase.schedule == "steps":
+            return float(rate * self.config.train.steps.factor ** (epoch // self.config.train.steps.every))
+        if phase.schedule == "plateau":
+            return max(rate * self.state.plateau_scale, self.config.train.plateau.min_learning_rate)
+        return rate
+
+    def _waited_enough(self) -> bool:
+        patience = self.config.train.early_stopping.patience
+        return patience is not None and self.state.waited >= patience
+
+    def _next_phase(self) -> None:
+        if self._waited_enough():
+            log.info("no better epoch in %d: phase %d ends early", self.state.waited, self.state.phase + 1)
+        self.state.begin_phase(self.state.phase + 1)
+        if self.state.phase < len(self.phases):
+            self.learner.begin_phase(self.phases[self.state.phase])
+
+    # -- stopping and going on -------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Goes on from the newest sound committed state, if there is one.
+
+        Raises:
+            ResumeError: if there are committed states but none is sound, or it is of another run.
+        """
+        generation, damaged = self.checkpoints.restore()
+        for problem in damaged:
+            log.warning("a committed state is damaged and set aside: %s", problem)
+        if generation is None:
+            self.learner.begin_phase(self.phases[0])
+            return
+        self._adopt(generation)
+        self.run.write_metrics(self.state.history)
+        log.info("going on from epoch %d, step %d", self.state.epoch, self.state.step)
+
+    def _adopt(self, generation: Generation) -> None:
+        expected = self._identity()
+        if generation.state["identity"] != expected:
+            raise ResumeError(
+                f"{self.run.checkpoints}: the committed state belongs to settings and data "
+                f"{generation.state['identity']}, this run is {expected}. Use another run directory."
+            )
+        self.state = TrainState(**generation.state["place"])
+        self.learner.restore_weights(generation.arrays["weights"])
+        self.best = generation.arrays["best"]
+        if self.state.phase < len(self.phases):
+            self.learner.begin_phase(self.phases[self.state.phase])
+            self.learner.restore_optimizer(generation.arrays["optimizer"])
+
+    def commit(self) -> None:
+        """Commits the whole state; what is on disk then is enough to go on from here."""
+        state = {"identity": self._identity(), "place": {**asdict(self.state), "seconds": self.seconds()}}
+        arrays = {
+            "weights": self.learner.weight_arrays(),
+            "optimizer": self.learner.optimizer_arrays(),
+            "best": self.best,
+        }
+        self.checkpoints.commit(state, arrays)
+
+    def seconds(self) -> float:
+        """Returns the time spent in this run, earlier processes too."""
+        return self.state.seconds + time.monotonic() - self._clock
+
+    def _leave_if_asked(self) -> None:
+        if not self.stop.requested:
+            return
+        if self.state.phase < len(self.phases):
+            self.state.sums = self.learner.sums().tolist()
+            self.commit()
+        raise Interrupted(
+            f"stopped by {self.stop.reason} at epoch {self.state.epoch}, step {self.state.step}; all is saved. "
+            f"Start again and it goes on."
+        )
+
+    def _identity(self) -> str:
+        return trial_id(self.config, self.dataset.digest)
+
+    # -- what people see -------------------------------------------------------------------------
+
+    def _tick(self, steps: int) -> None:
+        """Writes progress.json about once a second, and looks whether the loss is still finite."""
+        moment = time.monotonic()
+        if moment - self._ticked < 1 and self.state.step < steps:
+            return
+        self._ticked = moment
+        _, hits, _, count = self.learner.sums()
+        done = self.state.epoch * steps + self.state.step
+        total = self.config.total_epochs() * steps
+        rate = self.state.step / max(self.state.train_seconds, 1e-9)
+        progress = {
+            "epoch": self.state.epoch,
+            "epochs": self.config.total_epochs(),
+            "step": self.state.step,
+            "steps": steps,
+            "accuracy": hits / max(count, 1),
+            "seconds_left": round((total - done) / rate, 1),
+        }
+        # Lost in a power cut without harm, so it is renamed into place but not forced to the disk.
+        temporary = self.run.path / ".tmp-progress.json"
+        temporary.write_text(json.dumps(progress))
+        os.replace(temporary, self.run.progress)
+
+    def _log_epoch(self) -> None:
+        line = self.state.history[-1]
+        figures = "  ".join(
+            f"{name} {line[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy", "val_top5_accuracy")
+        )
+        log.info(
+            "epoch %d/%d  %s  lr %.3g  %.1f s  %.0f images/s",
+            line["epoch"],
+            self.config.total_epochs(),
+            figures,
+            line["learning_rate"],
+            line["seconds"],
+            line["images_per_second"],
+        )
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Evaluates the kept weights on val and test and saves the model, everything in one step each."""
+        from artclf.evaluate import score, write_predictions
+
+        if self.config.train.early_stopping.restore_best:
+            self.learner.restore_weights(self.best)
+        for split, batches in self.evaluation_batches.items():
+            probabilities, labels = self.learner.probabilities(batches.evaluation(), self._leave_if_asked)
+            scores = score(labels, probabilities, self._slugs())
+            write_json(self.run.evaluation_json(split), scores.to_dict())
+            records = self.splits[split].records
+            names = self.dataset.names(records)
+            write_predictions(self.run.predictions_csv(split), records, names, labels, probabilities, self._slugs())
+            log.info(
+                "%s: %d pictures  accuracy %.4f  top5 %.4f  macro F1 %.4f",
+                split,
+                scores.count,
+                scores.accuracy,
+                scores.top5_accuracy,
+                scores.macro_f1,
+            )
+        self._save_model()
+
+    def _save_model(self) -> None:
+        with atomic_file(self.run.model) as temporary:
+            self.learner.network.model.save(temporary)
+        data = self.config.data
+        write_json(
+            self.run.model_json,
+            {
+                "format": "artclf-model/1",
+                "model": self.config.model.name,
+                "parameters": int(self.learner.network.model.count_params()),
+                "classes": [asdict(info) for info in self.classes.infos],
+                "preprocessing": {
+                    "view": data.view,
+                    "image_size": data.image_size,
+                    "crops": data.crops,
+                    "colour": data.colour,
+                },
+                "data_digest": self.dataset.digest,
+                "trial_id": self._identity(),
+                "best_epoch": self.state.best_epoch,
+                "settings": self.config.model_dump(mode="json"),
+            },
+        )
+
+    def _slugs(self) -> list[str]:
+        return [info.slug for info in self.classes.infos]
+
+
+def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest, threads: int | None = None) -> None:
+    """Brings one run to its end from wherever it stands, and leaves its verdict in status.json.
+
+    Raises:
+        Interrupted: after a commit, when ``stop`` was requested.
+        ArtclfError: what went wrong; the status says it too.
+    """
+    before = run.read_status()
+    if before is not None and before.state == "done":
+        log.info("%s: done already, %s", run.path, f"{before.epoch} epochs")
+        return
+    attempt = before.attempt + 1 if before else 1
+    status = RunStatus("running", epoch=before.epoch if before else 0, attempt=attempt, started=now())
+    status = replace(status, started=before.started if before and before.started else status.started)
+    run.write_status(status)
+    training: Training | None = None
+    try:
+        stop.check()
+        log.info("loading TensorFlow")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        from artclf.environment import describe_environment
+
+        write_json(run.environment, describe_environment(dataset.digest))
+        training = Training(run, dataset, config, stop, threads)
+        _log_plan(training)
+        training.restore()
+        training.fit()
+        training.finish()
+        verdict = replace(status, state="done")
+    except BaseException as error:
+        verdict = replace(status, state=_state_after(error), reason=_reason(error))
+        raise
+    finally:
+        if training is not None:
+            verdict = replace(verdict, epoch=training.state.epoch, seconds=round(training.seconds(), 1))
+        run.write_status(replace(verdict, ended=now()))
+    log.info("done in %.0f s: %s", verdict.seconds, run.path)
+
+
+def _state_after(error: BaseException) -> Any:
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, ArtclfError) else f"{type(error).__name__}: {error}"
+
+
+def _log_plan(training: Training) -> None:
+    config, network = training.config, training.learner.network
+    pictures = ", ".join(f"{len(split)} {name}" for name, split in training.splits.items())
+    log.info(
+        "%s, %d parameters, %d classes, %s pictures, %d epochs of %d steps",
+        config.model.name,
+        network.model.count_params(),
+        len(training.classes.infos),
+        pictures,
+        config.total_epochs(),
+        training.batches.steps(),
+    )

@@ -1,0 +1,1 @@
+"""What runs inside a job's machine: the image and its entry point."""

@@ -1,0 +1,419 @@
+"""``python -m jobs plan|submit|status|logs|stop|report|reap GRID``: arguments, printing, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artclf.errors import ConfigError, Interrupted, run_command
+
+if TYPE_CHECKING:
+    from artclf.records import Dataset
+    from jobs.grid import Expansion, Grid, Trial
+    from jobs.plan import Step
+    from jobs.spec import Backend, Outcome
+    from jobs.study import Study
+
+ACTIONS = {"start": "start", "continue": "continue", "retry": "start again", "wait": "running", "skip": "skip"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """All that a command works on: the grid, its trials, and where they stand."""
+
+    grid: Grid
+    dataset: Dataset
+    expansion: Expansion
+    study: Study
+    backend: Backend
+    outcomes: dict[str, Outcome]
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The grid's trials."""
+        return self.expansion.trials
+
+
+def open_all(arguments: argparse.Namespace) -> Opened:
+    """Reads the grid, opens (or first prepares) its data set, and looks how every trial stands."""
+    from artclf.datasets import open_dataset
+    from artclf.storage import local_path
+    from jobs.backends import open_backend
+    from jobs.grid import expand, load_grid
+    from jobs.study import Study
+    from jobs.submit import outcomes
+
+    backend = open_backend(arguments.backend)
+    grid = load_grid(Path(arguments.grid))
+    study = Study(local_path(arguments.root), grid.study)
+    dataset = open_dataset(grid.dataset)
+    expansion = expand(grid, dataset.digest)
+    return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))
+
+
+# -- the commands --------------------------------------------------------------------------------
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    """Shows what a submit would do; touches nothing but the data set's cache."""
+    opened = open_all(arguments)
+    steps = _steps(opened)
+    if arguments.json:
+        print(json.dumps([_step_json(opened, step, arguments.requests) for step in steps], indent=2))
+        return 0
+    _print_plan(opened, steps)
+    if arguments.requests:
+        print(json.dumps([_request(opened, step.trial) for step in steps if step.launches], indent=2))
+    return 0
+
+
+def submit_command(arguments: argparse.Namespace) -> int:
+    """Runs what is missing and writes the report; a repeat starts nothing that is done."""
+    from artclf.interrupt import StopRequest
+    from artclf.storage import check_writable
+    from jobs.display import watcher
+    from jobs.submit import Submission
+
+    if arguments.dry_run:
+        return plan_command(arguments)
+    opened = open_all(arguments)
+    study, grid = opened.study, opened.grid
+    check_writable(study.path)
+    with StopRequest.on_signals() as stop, study.submitting():
+        _check_classes(opened)
+        data = str(opened.dataset.folder.absolute())
+        study.record(grid, data, opened.dataset.digest, opened.expansion)
+        steps = _steps(opened)
+        _print_plan(opened, steps)
+        if not any(step.action != "skip" for step in steps) and _report_is_current(study):
+            print(
+                f"Nothing to start: all {len(steps)} trials are finished. Report: {_shown(study.path / 'report.html')}"
+            )
+            return 0
+        work = [step for step in steps if step.action != "skip"]
+        parallel = arguments.max_parallel or grid.resources.max_parallel
+        with watcher(study, len(work)) as shown:
+            ended = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown).run(
+                steps, parallel, stop
+            )
+        _write_report(opened)
+    return _submit_verdict(opened, ended, stop.requested)
+
+
+def status_command(arguments: argparse.Namespace) -> int:
+    """Shows how every trial stands; with --watch again and again until all have ended."""
+    while True:
+        opened = open_all(arguments)
+        if arguments.json:
+            print(json.dumps([_status_json(opened, trial) for trial in opened.trials], indent=2))
+            return 0
+        if arguments.watch and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        _print_status(opened)
+        if not arguments.watch or not any(o.state == "running" for o in opened.outcomes.values()):
+            return 0
+        sys.stdout.flush()
+        time.sleep(2)
+
+
+def logs_command(arguments: argparse.Namespace) -> int:
+    """Prints a trial's log; with --follow until its job ends."""
+    opened = open_all(arguments)
+    trial = _find_trial(opened, arguments.trial)
+    run = opened.study.run(trial.trial_id)
+    job = opened.study.last_jobs().get(trial.trial_id)
+    if not run.log.exists():
+        for line in opened.backend.logs(job) if job else ():
+            print(line)
+        if job is None:
+            print(f"{trial.trial_id}: not started yet; there is no log.", file=sys.stderr)
+        return 0
+    with open(run.log, encoding="utf-8", errors="replace") as lines:
+        while True:
+            running = run.is_locked()
+            sys.stdout.writelines(lines)
+            sys.stdout.flush()
+            if not (arguments.follow and running):
+                return 0
+            time.sleep(0.5)
+
+
+def stop_command(arguments: argparse.Namespace) -> int:
+    """Lets running trials save and end: those named, or all (then the submitter launches no more either)."""
+    opened = open_all(arguments)
+    chosen = [_find_trial(opened, name) for name in arguments.trials] or list(opened.trials)
+    submitter = opened.study.submitter()
+    if submitter is not None and not arguments.trials:
+        os.kill(submitter, signal.SIGTERM)
+    running = {
+        t.trial_id: opened.study.run(t.trial_id) for t in chosen if opened.outcomes[t.trial_id].state == "running"
+    }
+    if not running:
+        print("Nothing is running.")
+        return 0
+    jobs = opened.study.last_jobs()
+    for trial_id in running:
+        opened.backend.stop(jobs[trial_id])
+    print(f"Asked {len(running)} running trials to save and end; waiting for them.", flush=True)
+    while any(run.is_locked() for run in running.values()):
+        time.sleep(0.2)
+    for trial_id, run in running.items():
+        status = run.read_status()
+        print(f"{trial_id}: {status.state if status else 'not begun'}, {status.epoch if status else 0} epochs saved")
+    print(f"Go on with: {_again(arguments)}")
+    return 0
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """Gathers what is there and writes results.csv, report.md, report.html and best/."""
+    opened = open_all(arguments)
+    if opened.study.read() is None:
+        raise ConfigError(f"{opened.study.path}: nothing was submitted yet. Start with: {_again(arguments)}")
+    if opened.study.submitter() is None:
+        opened.study.record(opened.grid, str(opened.dataset.folder.absolute()), opened.dataset.digest, opened.expansion)
+    _write_report(opened)
+    print(f"Report: {_shown(opened.study.path / 'report.html')}")
+    return 0
+
+
+def reap_command(arguments: argparse.Namespace) -> int:
+    """Lists what was left behind (runs of earlier grids, unfinished files, trainers without a submitter);
+    removes it with --yes."""
+    from jobs.display import table
+    from jobs.reap import leftovers
+
+    opened = open_all(arguments)
+    found = leftovers(opened.study, {trial.trial_id for trial in opened.trials})
+    if not found:
+        print("Nothing was left behind.")
+        return 0
+    print(
+        table(["what", "size", "where"], [[item.what, f"{item.size_mb:.1f} MB", _shown(item.path)] for item in found])
+    )
+    if not arguments.yes:
+        print("Nothing was removed. Remove all of it with --yes.")
+        return 0
+    for item in found:
+        item.remove()
+    print(f"Removed {len(found)}.")
+    return 0
+
+
+# -- shared by the commands ----------------------------------------------------------------------
+
+
+def _steps(opened: Opened) -> list[Step]:
+    from jobs.plan import plan
+
+    return plan(opened.trials, opened.outcomes)
+
+
+def _check_classes(opened: Opened) -> None:
+    """Finds a choice of classes that this data set cannot fulfil before any trial starts."""
+    from artclf.classes import choose_classes
+
+    for trial in opened.trials:
+        choose_classes(opened.dataset, trial.config.data)
+
+
+def _write_report(opened: Opened) -> None:
+    from jobs.report import write_report
+
+    write_report(opened.study.path, opened.dataset)
+
+
+def _report_is_current(study: Study) -> bool:
+    """Whether the report is newer than every verdict and than the list of trials it should show."""
+    report = study.path / "report.html"
+    if not report.exists():
+        return False
+    written = report.stat().st_mtime_ns
+    sources = [study.path / "study.json", *(study.path / "runs").glob("*/status.json")]
+    return all(source.stat().st_mtime_ns < written for source in sources)
+
+
+def _submit_verdict(opened: Opened, ended: dict[str, Outcome], interrupted: bool) -> int:
+    states = Counter(result.state for result in ended.values())
+    print(f"Report: {_shown(opened.study.path / 'report.html')}")
+    if interrupted:
+        raise Interrupted("stopped; what ran is saved. Run the same submit again and it goes on.")
+    bad = sum(count for state, count in states.items() if state != "done")
+    if bad:
+        print(f"{bad} of {len(ended)} trials did not finish; run the same submit again to go on with them.")
+    return 1 if bad else 0
+
+
+def _print_plan(opened: Opened, steps: list[Step]) -> None:
+    from jobs.display import table
+
+    grid, dataset = opened.grid, opened.dataset
+    counts = dataset.manifest["counts"]
+    print(
+        f"study {grid.study}: {len(steps)} trials on {counts['used']:,} pictures of "
+        f"{len(dataset.classes)} classes, backend {opened.backend.name}"
+    )
+    for note in opened.expansion.notes:
+        print(f"note: {note}")
+    print(table(["trial", "does", "settings"], [[s.trial.trial_id, _does(s), _label(s.trial)] for s in steps]))
+    others = set(opened.study.trial_ids()) - {trial.trial_id for trial in opened.trials}
+    if others:
+        print(f"{len(others)} runs of earlier grids are kept and not part of this one.")
+
+
+def _label(trial: Trial) -> str:
+    return trial.label or "(nothing varies)"
+
+
+def _does(step: Step) -> str:
+    return ACTIONS[step.action] + ("" if step.why in ("new", "running already") else f": {step.why}"[:34])
+
+
+def _step_json(opened: Opened, step: Step, requests: bool) -> dict[str, Any]:
+    return {
+        "trial_id": step.trial.trial_id,
+        "label": step.trial.label,
+        "params": step.trial.params,
+        "action": step.action,
+        "why": step.why,
+        **({"request": _request(opened, step.trial)} if requests else {}),
+    }
+
+
+def _request(opened: Opened, trial: Trial) -> dict[str, Any]:
+    from jobs.submit import job_spec
+
+    last = opened.study.last_jobs().get(trial.trial_id)
+    return opened.backend.request(job_spec(opened.study, opened.grid, trial, last.attempt + 1 if last else 1))
+
+
+def _status_json(opened: Opened, trial: Trial) -> dict[str, Any]:
+    result = opened.outcomes[trial.trial_id]
+    return {
+        "trial_id": trial.trial_id,
+        "label": trial.label,
+        "params": trial.params,
+        "state": result.state,
+        "reason": result.reason,
+        "epoch": result.epoch,
+        "epochs": trial.config.total_epochs(),
+    }
+
+
+def _print_status(opened: Opened) -> None:
+    from jobs.display import duration, progress_of, table
+
+    rows, spent = [], 0.0
+    for trial in opened.trials:
+        run, result = opened.study.run(trial.trial_id), opened.outcomes[trial.trial_id]
+        status, metrics = run.read_status(), run.read_metrics()
+        spent += status.seconds if status else 0.0
+        best = max((line["val_accuracy"] for line in metrics), default=None)
+        left = progress_of(opened.study, trial).get("seconds_left") if result.state == "running" else None
+        rows.append(
+            [
+                trial.trial_id,
+                {"missing": "to do"}.get(result.state, result.state),
+                f"{len(metrics)}/{trial.config.total_epochs()}",
+                "" if best is None else f"{best:.4f}",
+                "" if left is None else duration(left),
+                _label(trial),
+            ]
+        )
+    states = Counter(result.state for result in opened.outcomes.values())
+    words = "  ".join(f"{name} {count}" for name, count in sorted(states.items()) if name != "done")
+    print(f"{opened.grid.study}: done {states['done']}/{len(rows)}  {words}  time spent {duration(spent)}")
+    print(table(["trial", "state", "epoch", "best val", "left", "settings"], rows))
+    for trial in opened.trials:
+        result = opened.outcomes[trial.trial_id]
+        if result.reason and result.state in ("failed", "diverged"):
+            print(f"{trial.trial_id} {result.state}: {result.reason}")
+
+
+def _find_trial(opened: Opened, name: str) -> Trial:
+    found = [trial for trial in opened.trials if trial.trial_id.startswith(name)]
+    if len(found) != 1:
+        known = ", ".join(trial.trial_id for trial in opened.trials[:8])
+        raise ConfigError(f"{name}: expected the id of one trial of the grid (or its beginning); they are {known}.")
+    return found[0]
+
+
+def _shown(path: Path) -> str:
+    """Returns a path as short as it can be said from here."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    root = f" --root {arguments.root}" if arguments.root != DEFAULT_ROOT else ""
+    return f"python -m jobs submit {arguments.grid}{root}"
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+DEFAULT_ROOT = "studies"
+COMMANDS = {
+    "plan": (plan_command, "show what a submit would do with each trial; starts nothing"),
+    "submit": (submit_command, "run every trial that is not done, then write the report"),
+    "status": (status_command, "show how every trial stands"),
+    "logs": (logs_command, "print a trial's log"),
+    "stop": (stop_command, "let running trials save and end"),
+    "report": (report_command, "gather what is there and write the report"),
+    "reap": (reap_command, "list what was left behind; remove it with --yes"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs ``python -m jobs``."""
+    arguments = _parser().parse_args(argv)
+    code: int = COMMANDS[arguments.command][0](arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs", description="Run a grid of training runs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("grid", metavar="GRID.yaml")
+        command.add_argument("--backend", default="local", metavar="B", help="where jobs run (default: local)")
+        command.add_argument("--root", default=DEFAULT_ROOT, metavar="DIR", help="where studies lie (default: studies)")
+        _add_own_arguments(name, command)
+    return parser
+
+
+def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
+    if name in ("plan", "submit", "status"):
+        command.add_argument("--json", action="store_true", help="print JSON for scripts")
+    if name in ("plan", "submit"):
+        command.add_argument("--requests", action="store_true", help="also print the exact request of each start")
+    if name == "submit":
+        command.add_argument("--dry-run", action="store_true", help="the same as plan")
+        command.add_argument("--max-parallel", type=_positive, metavar="N", help="instead of the grid's max_parallel")
+    if name in ("submit", "reap"):
+        command.add_argument("--yes", action="store_true", help="ask no question")
+    if name == "status":
+        command.add_argument("--watch", action="store_true", help="show again until all have ended")
+    if name == "logs":
+        command.add_argument("trial", metavar="TRIAL")
+        command.add_argument("--follow", action="store_true", help="go on until the job ends")
+    if name == "stop":
+        command.add_argument("trials", nargs="*", metavar="TRIAL")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, received {text}")
+    return value
+
+
+if __name__ == "__main__":
+    run_command(main)

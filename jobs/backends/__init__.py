@@ -1,0 +1,23 @@
+"""The places where jobs run, each imported only when asked for."""
+
+from __future__ import annotations
+
+from artclf.errors import ConfigError, nearest
+from jobs.spec import Backend
+
+NAMES = ("local",)
+
+
+def open_backend(name: str) -> Backend:
+    """Returns the backend of that name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name == "local":
+        from jobs.backends.local import LocalBackend
+
+        return LocalBackend()
+    raise ConfigError(
+        f"--backend {name}: no such backend in this version. Expected one of: {', '.join(NAMES)}.{nearest(name, NAMES)}"
+    )

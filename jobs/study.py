@@ -1,0 +1,110 @@
+"""The folder of one study: the name and form of each file above its runs.
+
+<root>/<study>/
+  study.json      what the study is: its data, objective and trials, as last submitted
+  jobs/*.json     a record of each job that was submitted
+  runs/<trial_id>/
+  results.csv report.md report.html best/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.grid import Expansion, Grid, Trial
+
+from artclf.errors import ConfigError
+from artclf.locks import exclusive, holder
+from artclf.rundir import RunDir, read_json
+from artclf.storage import LocalStorage
+from jobs.spec import JobHandle
+
+
+class Study:
+    """One study's folder on this machine."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.path = root / name
+        self.storage = LocalStorage(self.path)
+        self._lock = self.path / ".submit.lock"
+
+    def run(self, trial_id: str) -> RunDir:
+        """Returns a trial's run directory."""
+        return RunDir(self.path / "runs" / trial_id)
+
+    def read(self) -> dict[str, Any] | None:
+        """Returns study.json, or None if nothing was submitted yet."""
+        content = read_json(self.path / "study.json")
+        return dict(content) if content is not None else None
+
+    def record(self, grid: Grid, dataset_path: str, data_digest: str, expansion: Expansion) -> None:
+        """Writes study.json for this grid; the runs of trials that it no longer names stay.
+
+        Raises:
+            ConfigError: if the study was submitted with other data before.
+        """
+        before = self.read()
+        if before is not None and before["data_digest"] != data_digest:
+            raise ConfigError(
+                f"{self.path}: this study was submitted with the data {before['data_digest'][:12]}, "
+                f"now the data set is {data_digest[:12]}. Give the study another name, or move the folder away."
+            )
+        content = {
+            "study": self.name,
+            "grid": os.path.relpath(grid.path),
+            "dataset": dataset_path,
+            "data_digest": data_digest,
+            "objective": asdict(grid.objective),
+            "resources": asdict(grid.resources),
+            "varying": list(expansion.varying),
+            "trials": [{"trial_id": t.trial_id, "label": t.label, "params": t.params} for t in expansion.trials],
+        }
+        if content != before:
+            self.storage.write("study.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def begin_run(self, trial: Trial, dataset_path: str, data_digest: str) -> RunDir:
+        """Writes what a run needs to begin, if it is not there yet, and returns its directory."""
+        run = self.run(trial.trial_id)
+        job = {"dataset": dataset_path, "data_digest": data_digest}
+        self.storage.create(f"runs/{trial.trial_id}/config.json", trial.config.to_json().encode())
+        self.storage.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
+        return run
+
+    def record_job(self, handle: JobHandle) -> None:
+        """Keeps the record of a job that was submitted."""
+        self.storage.write(f"jobs/{handle.name}.json", handle.to_json())
+
+    def last_jobs(self) -> dict[str, JobHandle]:
+        """Returns the last job of each trial that ever had one."""
+        last: dict[str, JobHandle] = {}
+        if not (self.path / "jobs").is_dir():
+            return last
+        for key in self.storage.list("jobs"):
+            if key.endswith(".json"):
+                handle = JobHandle.from_json(self.storage.read(key), str(self.path / key))
+                known = last.get(handle.trial_id)
+                if known is None or known.attempt < handle.attempt:
+                    last[handle.trial_id] = handle
+        return last
+
+    def trial_ids(self) -> list[str]:
+        """Returns the ids of all runs on disk, those of earlier grids too."""
+        runs = self.path / "runs"
+        return sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
+
+    @contextmanager
+    def submitting(self) -> Iterator[None]:
+        """Holds the study for one submitter. Raises ConfigError if another one is at work."""
+        with exclusive(self._lock, f"{self.path}: another submit is at work on this study"):
+            yield
+
+    def submitter(self) -> int | None:
+        """Returns the process id of the submitter at work here, or None."""
+        return holder(self._lock)
