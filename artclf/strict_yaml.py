@@ -117,7 +117,7 @@ class _Reader:
             raise self._error(event, f"anchors (&{event.anchor}) are not accepted; write the value out")
         self._lines[path] = _line(event)
         if isinstance(event, yaml.ScalarEvent):
-            return scalar(event.value) if event.implicit[0] else event.value
+            return scalar(event.value) if event.implicit[0] else _whole(event.value)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(path)
         return self._mapping(path)
@@ -135,7 +135,7 @@ class _Reader:
                 raise self._error(event, "expected a name before ':', received a list, a mapping or an alias")
             if event.tag not in (None, "!") or event.anchor is not None:
                 raise self._error(event, "tags and anchors are not accepted on a name; write it plainly")
-            key = event.value
+            key = _whole(event.value)
             if key in mapping:
                 first = self._lines[(*path, key)]
                 raise self._error(event, f"{key!r} stands here for the second time, the first is in line {first}")
@@ -145,6 +145,11 @@ class _Reader:
 
     def _error(self, event: Any, problem: str) -> ConfigError:
         return ConfigError(f"{self._where}:{_line(event)}: {problem}.")
+
+
+def _whole(text: str) -> str:
+    """Returns a text with surrogate pairs joined: JSON escapes 🎨 as two of them, and JSON is YAML."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _line(event: Any) -> int:

@@ -356,10 +356,21 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _value_text(value: Any) -> str:
-    """Returns a value in few characters: ``0.5``, ``null``, ``[64,128]``, ``{top:11}``."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    text = "".join(c if c.isprintable() else "?" for c in text.replace('"', ""))
-    return _clipped(text, 32)
+    """Returns a value in few characters: ``0.5``, ``null``, ``[64,128]``, ``{top:11}``, ``{10,all,plateau}``."""
+    text = "".join(c if c.isprintable() else "?" for c in _brief(value))
+    return _clipped(text, 40)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return f"[{','.join(map(_brief, value))}]"
+    if isinstance(value, dict):
+        given = {key: _brief(inner) for key, inner in value.items() if inner is not None}
+        names = [f"{key}:" if len(given) == 1 else "" for key in given]
+        return "{" + ",".join(name + inner for name, inner in zip(names, given.values(), strict=True)) + "}"
+    return json.dumps(value)
 
 
 def _clipped(text: str, most: int) -> str:
