@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from artclf.evaluate import Evaluation
-from jobs.gather import Objective, RunResult, SeedGroup, ranked, seed_groups, setting_text, settings_key
+from jobs.gather import RunResult, SeedGroup, ranked, seed_groups, setting_text, settings_key
+from jobs.grid import Objective
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")

@@ -14,13 +14,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from artclf.errors import ArtclfError, ConfigError, StorageError, storage_error
 from artclf.evaluate import Evaluation
 from artclf.rundir import RunDir, RunStatus, read_json, write_json
 from artclf.storage import atomic_folder
 from artclf.tables import write_csv
+from jobs.grid import Objective
 
 ResultState = Literal["done", "failed", "interrupted", "diverged", "running", "missing", "damaged"]
 SEED = "train.seed"
@@ -39,19 +40,9 @@ METRIC_COLUMNS = (
 )
 
 
-class Objective(Protocol):
-    """By which metric, and in which direction, a trial is better."""
-
-    @property
-    def metric(self) -> str: ...
-
-    @property
-    def mode(self) -> Literal["max", "min"]: ...
-
-
 @dataclass(frozen=True)
-class Study:
-    """What study.json says; it is itself the objective of its trials.
+class StudyInfo:
+    """What study.json says.
 
     Attributes:
         varying: dotted names of the settings that differ between trials.
@@ -61,8 +52,7 @@ class Study:
     name: str
     dataset: str
     data_digest: str
-    metric: str
-    mode: Literal["max", "min"]
+    objective: Objective
     varying: tuple[str, ...]
     trials: tuple[Mapping[str, Any], ...]
     resources: Mapping[str, Any]
@@ -140,7 +130,7 @@ class SeedGroup:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def read_study(study_dir: Path) -> Study:
+def read_study(study_dir: Path) -> StudyInfo:
     """Returns what study.json says.
 
     Raises:
@@ -154,12 +144,11 @@ def read_study(study_dir: Path) -> Study:
             f"{study_dir}: no study here (no study.json). Start one with: python -m jobs submit GRID.yaml"
         )
     try:
-        return Study(
+        return StudyInfo(
             name=str(content["study"]),
             dataset=str(content["dataset"]),
             data_digest=str(content["data_digest"]),
-            metric=str(content["objective"]["metric"]),
-            mode=content["objective"]["mode"],
+            objective=Objective(**content["objective"]),
             varying=tuple(content["varying"]),
             trials=tuple(
                 {"trial_id": t["trial_id"], "label": t["label"], "params": t["params"]} for t in content["trials"]
@@ -184,7 +173,7 @@ def gather(study_dir: Path) -> list[RunResult]:
     return [_read_run(RunDir(study_dir / "runs" / t["trial_id"]), t, study) for t in study.trials]
 
 
-def _read_run(run: RunDir, trial: Mapping[str, Any], study: Study) -> RunResult:
+def _read_run(run: RunDir, trial: Mapping[str, Any], study: StudyInfo) -> RunResult:
     known = {"trial_id": trial["trial_id"], "label": trial["label"], "params": trial["params"], "path": run.path}
     damage: list[str] = []
     status: RunStatus | None = _sound(run.read_status, damage)

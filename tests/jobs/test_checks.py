@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,8 @@ import pytest
 from artclf.evaluate import score
 from jobs.checks import Finding, check
 from jobs.gather import RunResult, gather, read_study
+from jobs.grid import Objective
 from tests.studies import Fake, grid_of_fakes, make_dataset, make_study
-
-
-@dataclass(frozen=True)
-class Aim:
-    metric: str = "val_accuracy"
-    mode: Literal["max", "min"] = "max"
-
 
 # FEATURES.md, table 2: size, crops, model, view, dropout, L2, then train, val and test accuracy / top-5.
 TABLE_2: list[tuple[Any, ...]] = [
@@ -64,39 +58,39 @@ def titled(findings: Sequence[Finding], words: str) -> Finding:
     return found
 
 
-def titles(results: Sequence[RunResult], objective: Aim | None = None) -> str:
-    return " | ".join(finding.title for finding in check(results, objective or Aim()))
+def titles(results: Sequence[RunResult], objective: Objective | None = None) -> str:
+    return " | ".join(finding.title for finding in check(results, objective or Objective()))
 
 
 # -- the sources' own table ----------------------------------------------------------------------
 
 
 def test_table_2_shows_validation_equal_to_test_in_seven_of_eight_rows() -> None:
-    finding = titled(check(table_2(), Aim()), "Validation equals test")
+    finding = titled(check(table_2(), Objective()), "Validation equals test")
     assert "7 of 8" in finding.title
     assert finding.level == "error"
     assert finding.trials == ("row-2", "row-3", "row-4", "row-5", "row-8", "row-9", "row-10")
 
 
 def test_table_2_shows_rows_1_and_2_as_equal_under_different_l2() -> None:
-    finding = titled(check(table_2(), Aim()), "equal scores under different settings")
+    finding = titled(check(table_2(), Objective()), "equal scores under different settings")
     assert finding.trials == ("row-1", "row-2")
     assert "model.l2 (null, 0.001)" in finding.detail
     assert "dropout" not in finding.detail
 
 
 def test_table_2_shows_its_two_empty_rows_as_missing() -> None:
-    assert titled(check(table_2(), Aim()), "2 of 10 trials are missing").trials == ("row-6", "row-7")
+    assert titled(check(table_2(), Objective()), "2 of 10 trials are missing").trials == ("row-6", "row-7")
 
 
 def test_table_2_shows_that_its_networks_learn_by_heart() -> None:
-    finding = titled(check(table_2(), Aim()), "Large gap")
+    finding = titled(check(table_2(), Objective()), "Large gap")
     assert len(finding.trials) == 8
     assert finding.trials[0] == "row-9"
 
 
 def test_table_2_raises_nothing_else() -> None:
-    assert len(check(table_2(), Aim())) == 4
+    assert len(check(table_2(), Objective())) == 4
 
 
 # -- one check after the other -------------------------------------------------------------------
@@ -106,7 +100,7 @@ def test_a_sound_study_raises_no_error_or_warning(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "data", per_class=60)
     fakes = [replace(fake, skill=4) for fake in grid_of_fakes(train__seed=[0, 1, 2])]
     study = make_study(tmp_path, fakes, dataset=dataset)
-    findings = check(gather(study), read_study(study), dataset.manifest)
+    findings = check(gather(study), read_study(study).objective, dataset.manifest)
     assert [finding for finding in findings if finding.level != "note"] == []
 
 
@@ -122,21 +116,23 @@ def test_twins_without_different_settings_are_not_called_different() -> None:
 
 
 def test_a_winner_chosen_on_test_is_an_error() -> None:
-    findings = check([finished("a", val_accuracy=0.8, test_accuracy=0.7)], Aim("test_accuracy"))
+    findings = check([finished("a", val_accuracy=0.8, test_accuracy=0.7)], Objective("test_accuracy"))
     assert titled(findings, "chosen on the test split").level == "error"
 
 
 def test_a_study_without_a_test_split_is_labelled_validation() -> None:
-    assert "read it as validation" in titled(check([finished("a", val_accuracy=0.8)], Aim()), "no test split").detail
+    assert (
+        "read it as validation" in titled(check([finished("a", val_accuracy=0.8)], Objective()), "no test split").detail
+    )
 
 
 def test_single_trials_without_test_figures_are_named() -> None:
     results = [finished("a", val_accuracy=0.8), finished("b", val_accuracy=0.7, test_accuracy=0.71)]
-    assert titled(check(results, Aim()), "1 trial has no test").trials == ("a",)
+    assert titled(check(results, Objective()), "1 trial has no test").trials == ("a",)
 
 
 def test_an_objective_that_no_run_recorded_is_an_error() -> None:
-    assert "No finished trial has the metric" in titles([finished("a", val_accuracy=0.8)], Aim("val_macro_f1"))
+    assert "No finished trial has the metric" in titles([finished("a", val_accuracy=0.8)], Objective("val_macro_f1"))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +147,7 @@ def test_an_objective_that_no_run_recorded_is_an_error() -> None:
     ],
 )
 def test_what_did_not_end_well_is_named(state: Any, words: str, level: str) -> None:
-    findings = check([RunResult("a", "a", state)], Aim())
+    findings = check([RunResult("a", "a", state)], Objective())
     assert titled(findings, f"1 of 1 trials {words}").level == level
 
 
@@ -159,7 +155,7 @@ def test_predictions_that_all_fall_into_one_class_are_an_error() -> None:
     labels = np.array([0, 0, 0, 1, 2])
     evaluation = score(labels, np.tile([0.8, 0.1, 0.1], (5, 1)), ["a", "b", "c"])
     result = replace(finished("x", val_accuracy=0.6, test_accuracy=0.6), evaluations={"val": evaluation})
-    findings = check([result], Aim())
+    findings = check([result], Objective())
     assert titled(findings, "All predictions fall into one class").trials == ("x",)
     assert "60.0%" in titled(findings, "no better than always naming one class").detail
 
@@ -197,7 +193,7 @@ def test_test_above_validation_on_a_handful_of_pictures_is_chance(tmp_path: Path
 def test_tiny_classes_are_named_with_their_counts(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "data", per_class=20)
     study = make_study(tmp_path, [Fake()], dataset=dataset)
-    finding = titled(check(gather(study), read_study(study), dataset.manifest), "3 classes are tiny")
+    finding = titled(check(gather(study), read_study(study).objective, dataset.manifest), "3 classes are tiny")
     assert "cat (2 to validate on)" in finding.detail
 
 
@@ -207,7 +203,7 @@ def test_pictures_left_out_of_the_scores_are_an_error(tmp_path: Path) -> None:
     (result,) = gather(study)
     short = replace(result.evaluations["val"], count=result.evaluations["val"].count - 7)
     result = replace(result, evaluations={**result.evaluations, "val": short})
-    finding = titled(check([result], Aim(), dataset.manifest), "not scored on exactly their split")
+    finding = titled(check([result], Objective(), dataset.manifest), "not scored on exactly their split")
     assert "11 of 18 val pictures" in finding.detail
 
 
@@ -216,22 +212,22 @@ def test_trials_on_different_data_are_not_compared_in_silence() -> None:
         replace(finished(name, val_accuracy=value, test_accuracy=value + 0.01), environment={"data_digest": digest})
         for name, value, digest in (("a", 0.5, "x"), ("b", 0.6, "x"), ("c", 0.7, "y"))
     ]
-    assert titled(check(results, Aim()), "another data set").trials == ("c",)
+    assert titled(check(results, Objective()), "another data set").trials == ("c",)
 
 
 def test_a_data_set_at_hand_that_is_not_the_trained_one_is_said_and_not_used(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "data")
     study = make_study(tmp_path, [Fake(skill=4)])
-    findings = check(gather(study), read_study(study), dataset.manifest)
+    findings = check(gather(study), read_study(study).objective, dataset.manifest)
     assert titled(findings, "not the one that was trained on").level == "warning"
     assert "exactly" not in " ".join(finding.title for finding in findings)
 
 
 def test_errors_stand_before_warnings_and_notes() -> None:
     results = [*table_2(), RunResult("r", "r", "running"), RunResult("f", "f", "failed")]
-    levels = [finding.level for finding in check(results, Aim())]
+    levels = [finding.level for finding in check(results, Objective())]
     assert levels == sorted(levels, key=("error", "warning", "note").index)
 
 
 def test_nothing_at_all_raises_nothing() -> None:
-    assert check([], Aim()) == []
+    assert check([], Objective()) == []

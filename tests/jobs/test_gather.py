@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -16,18 +15,13 @@ from hypothesis import strategies as st
 from artclf.errors import ConfigError, StorageError
 from artclf.rundir import RunDir
 from jobs.gather import RunResult, export_best, gather, read_study, seed_groups, winner, write_results
+from jobs.grid import Objective
 from tests.studies import NASTY, Fake, grid_of_fakes, make_study, rewrite
 
 COLUMNS = (
     "train_accuracy,train_top5_accuracy,val_accuracy,val_top5_accuracy,test_accuracy,test_top5_accuracy,val_macro_f1,"
     "test_macro_f1,gap,best_epoch,epochs,seconds,images_per_second,device,instance,cost_usd,parameters"
 )
-
-
-@dataclass(frozen=True)
-class Aim:
-    metric: str = "val_accuracy"
-    mode: Literal["max", "min"] = "max"
 
 
 def finished(trial_id: str, value: float, parameters: int | None = 10, metric: str = "val_accuracy") -> RunResult:
@@ -111,7 +105,7 @@ def test_a_damaged_run_is_reported_as_damaged_and_the_others_are_read(tmp_path: 
     first, second = gather(study)
     assert (first.state, second.state) == ("damaged", "done")
     assert "Submit again" in first.reason
-    assert winner([first, second], read_study(study)) == second
+    assert winner([first, second], read_study(study).objective) == second
 
 
 def test_a_metrics_line_cut_short_by_a_crash_is_no_damage(tmp_path: Path) -> None:
@@ -164,25 +158,25 @@ def test_the_price_of_the_time_follows_from_the_rate_of_the_instance(tmp_path: P
 def test_the_winner_is_the_finished_trial_with_the_best_objective() -> None:
     unfinished = replace(finished("a", 0.99), state="failed")
     results = [unfinished, finished("b", 0.7), finished("c", 0.8)]
-    assert winner(results, Aim()) == results[2]
-    assert winner(results, Aim(mode="min")) == results[1]
+    assert winner(results, Objective()) == results[2]
+    assert winner(results, Objective(mode="min")) == results[1]
 
 
 def test_ties_go_to_fewer_parameters_then_to_the_smaller_id() -> None:
     large, small = finished("a", 0.8, parameters=20), finished("c", 0.8, parameters=10)
-    assert winner([large, small], Aim()) == small
-    assert winner([small, finished("b", 0.8, parameters=10)], Aim()) == finished("b", 0.8, parameters=10)
-    assert winner([finished("a", 0.8, parameters=None), large], Aim()) == large
+    assert winner([large, small], Objective()) == small
+    assert winner([small, finished("b", 0.8, parameters=10)], Objective()) == finished("b", 0.8, parameters=10)
+    assert winner([finished("a", 0.8, parameters=None), large], Objective()) == large
 
 
 def test_without_a_finished_trial_there_is_no_winner() -> None:
-    assert winner([], Aim()) is None
-    assert winner([finished("a", 0.8)], Aim("val_macro_f1")) is None
+    assert winner([], Objective()) is None
+    assert winner([finished("a", 0.8)], Objective("val_macro_f1")) is None
 
 
 @given(st.permutations([finished(f"{i}", value) for i, value in enumerate((0.1, 0.9, 0.9, 0.5))]))
 def test_the_winner_does_not_depend_on_the_order_of_the_trials(results: list[RunResult]) -> None:
-    found = winner(results, Aim())
+    found = winner(results, Objective())
     assert found is not None
     assert found.trial_id == "1"
 
