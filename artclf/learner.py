@@ -106,14 +106,14 @@ class Learner:
 
     def weight_arrays(self) -> Arrays:
         """Returns copies of all weights, the frozen and the moving ones too."""
-        arrays = {f"{i:04d}": np.array(weight) for i, weight in enumerate(self._weights)}
+        arrays = {f"{i:04d}": weight.value.numpy().copy() for i, weight in enumerate(self._weights)}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise DivergedError("a weight is not finite: the training diverged. Try a smaller train.learning_rate.")
         return arrays
 
     def optimizer_arrays(self) -> Arrays:
         """Returns copies of the optimizer's slots and counters."""
-        return {f"{i:04d}": np.array(variable) for i, variable in enumerate(self._optimizer.variables)}
+        return {f"{i:04d}": variable.value.numpy().copy() for i, variable in enumerate(self._optimizer.variables)}
 
     def restore_weights(self, arrays: Arrays) -> None:
         """Sets all weights to saved ones. Raises ResumeError if they are of another network."""

@@ -68,10 +68,12 @@ class Network:
         """Freezes the backbone, or frees all of it or its last N layers."""
         if self.backbone is None:
             return
-        self.backbone.trainable = trainable != "none"
-        if isinstance(trainable, int):
-            for layer in self.backbone.layers[:-trainable]:
-                layer.trainable = False
+        # Layer by layer: Keras does not hand a model's own flag down to layers that were set singly before.
+        layers_free = {"none": 0, "all": len(self.backbone.layers)}
+        free_from = len(self.backbone.layers) - (trainable if isinstance(trainable, int) else layers_free[trainable])
+        self.backbone.trainable = True
+        for place, layer in enumerate(self.backbone.layers):
+            layer.trainable = place >= free_from
 
 
 def build(config: ModelConfig, classes: int, image_size: int, colour: Literal["rgb", "grey"] = "rgb") -> Network:
@@ -103,9 +105,8 @@ def build(config: ModelConfig, classes: int, image_size: int, colour: Literal["r
             x = layers.Dropout(dropout, name="dropout")(x) if dropout else x
         logits = layers.Dense(classes, kernel_regularizer=l2, name="logits")(x)
     except ValueError as error:
-        raise ConfigError(
-            f"model.name {config.name}: cannot be built for {image_size} px: {_first_line(error)}"
-        ) from error
+        where = f"model.name {config.name} at data.image_size {image_size}"
+        raise ConfigError(f"{where}: cannot be built: {_first_line(error)}") from error
     probabilities = layers.Softmax(name="probabilities")(logits)
     return Network(keras.Model(pixels, probabilities, name=config.name), keras.Model(pixels, logits), backbone)
 

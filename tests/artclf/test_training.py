@@ -1,0 +1,241 @@
+"""The trainer for real, on a few dozen small pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from artclf.config import TrainConfig
+from artclf.errors import ConfigError, DivergedError, Interrupted, ResumeError
+from artclf.interrupt import StopRequest
+from artclf.records import Dataset
+from artclf.rundir import RunDir, read_json
+from artclf.training import Training, TrainState, train
+
+SMALL = {
+    "model.name": "cnn_tiny",
+    "model.head": [16],
+    "data.image_size": 16,
+    "train.batch_size": 20,
+    "train.epochs": 3,
+}
+
+
+def settings(**more: Any) -> TrainConfig:
+    return TrainConfig.from_settings({**SMALL, **{name.replace("__", "."): value for name, value in more.items()}})
+
+
+class StopAt(StopRequest):
+    """Is asked to stop when it was looked at so many times: once a step, and once a batch of an evaluation."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self._looks -= 1
+        if self._looks == 0:
+            self.reason = "the test"
+        return bool(self.reason)
+
+
+def train_to_the_end(folder: Path, dataset: Dataset, config: TrainConfig) -> RunDir:
+    run = RunDir(folder)
+    train(run, dataset, config, StopRequest())
+    return run
+
+
+def result(run: RunDir) -> Any:
+    """Returns all that a run computed: its metrics without times, its scores and its predictions."""
+    times = ("seconds", "images_per_second")
+    metrics = [{k: v for k, v in line.items() if k not in times} for line in run.read_metrics()]
+    scores = [read_json(run.evaluation_json(split)) for split in ("val", "test")]
+    return metrics, scores, run.predictions_csv("test").read_text()
+
+
+def test_the_loss_falls_and_a_finished_run_leaves_every_file(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=12, train__learning_rate=3e-3))
+    metrics = run.read_metrics()
+    status = run.read_status()
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+    assert status is not None and status.state == "done" and status.epoch == 12 and status.attempt == 1
+    for path in (run.model, run.model_json, run.environment, run.predictions_csv("val"), run.evaluation_json("test")):
+        assert path.stat().st_size > 0
+
+
+def test_every_picture_is_evaluated_also_when_batches_do_not_divide_the_split(
+    tiny_set: Dataset, tmp_path: Path
+) -> None:
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(evaluate__batch_size=4, train__epochs=1))
+    for split in ("val", "test"):
+        expected = len(tiny_set.select(split))
+        assert read_json(run.evaluation_json(split))["count"] == expected
+        assert len(run.predictions_csv(split).read_text().splitlines()) == expected + 1
+
+
+def test_two_runs_of_one_seed_agree_to_the_bit_and_another_seed_differs(tiny_set: Dataset, tmp_path: Path) -> None:
+    config = settings(model__name="cnn_small", data__image_size=24)
+    first, again = (result(train_to_the_end(tmp_path / name, tiny_set, config)) for name in ("a", "b"))
+    other = result(
+        train_to_the_end(
+            tmp_path / "c", tiny_set, config.model_copy(update={"train": config.train.model_copy(update={"seed": 1})})
+        )
+    )
+    assert first == again
+    assert first != other
+
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "dropout and flips": {"model.name": "cnn_small", "data.image_size": 24, "data.augment.flip": True},
+    "several crops": {"data.view": "crop", "data.crops": 2},
+    "balanced sampler and class weights": {"data.sampler": "balanced", "train.class_weight": "balanced"},
+    "sgd with steps": {"train.optimizer": "sgd", "train.schedule": "steps", "train.steps.every": 1},
+    "rmsprop with cosine": {"train.optimizer": "rmsprop", "train.schedule": "cosine"},
+    "adamw with a plateau": {
+        "train.optimizer": "adamw",
+        "train.schedule": "plateau",
+        "train.plateau.patience": 1,
+        "train.learning_rate": 0.02,
+    },
+    "two phases of a backbone": {
+        "model.name": "mobilenet",
+        "model.alpha": 0.25,
+        "data.image_size": 32,
+        "train.phases": [{"epochs": 1, "trainable": "none"}, {"epochs": 2, "trainable": 5, "learning_rate": 1e-4}],
+    },
+    "early stopping": {"train.early_stopping": {"metric": "val_loss", "patience": 1}, "train.learning_rate": 0.05},
+    "batch normalisation and smoothing": {
+        "model.head": [{"units": 8, "batch_norm": True}],
+        "train.label_smoothing": 0.1,
+        "model.l2": 1e-3,
+    },
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_stopped_and_resumed_equals_never_stopped(tiny_set: Dataset, tmp_path: Path, feature: str) -> None:
+    config = TrainConfig.from_settings({**SMALL, **FEATURES[feature]})
+    whole = train_to_the_end(tmp_path / "whole", tiny_set, config)
+    run = RunDir(tmp_path / "broken")
+    for looks in (2, 3, 7):  # in the middle of an epoch, between epochs, in an evaluation
+        with pytest.raises(Interrupted):
+            train(run, tiny_set, config, StopAt(looks))
+        status = run.read_status()
+        assert status is not None and status.state == "interrupted"
+    train(run, tiny_set, config, StopRequest())
+    assert result(run) == result(whole)
+
+
+def test_a_model_read_in_again_gives_the_probabilities_that_were_recorded(tiny_set: Dataset, tmp_path: Path) -> None:
+    from artclf.classes import choose_classes
+    from artclf.images import read_picture
+    from artclf.predict import load_classifier
+
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(data__colour="grey", data__view="pad"))
+    classifier = load_classifier(str(run.path))
+    split = choose_classes(tiny_set, classifier.view).split(tiny_set, "test")
+    pictures = [read_picture(tiny_set.read(record)).pixels for record in split.records.tolist()]
+    again = np.array(list(classifier.probabilities(pictures)))
+    lines = run.predictions_csv("test").read_text().splitlines()[1:]
+    recorded = np.array([[float(cell) for cell in line.split(",")[5:]] for line in lines])
+    assert np.abs(again - recorded).max() < 1e-5
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=6, train__learning_rate=0.01))
+    best = max(line["val_accuracy"] for line in run.read_metrics())
+    info = read_json(run.model_json)
+    assert read_json(run.evaluation_json("val"))["accuracy"] == pytest.approx(best)
+    assert run.read_metrics()[info["best_epoch"] - 1]["val_accuracy"] == pytest.approx(best)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_and_is_never_committed(
+    tiny_set: Dataset, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    config = settings(train__optimizer="sgd", train__learning_rate=10.0, model__l2=10.0, train__epochs=30)
+    with pytest.raises(DivergedError, match=r"Try a smaller train\.learning_rate"):
+        train(run, tiny_set, config, StopRequest())
+    status = run.read_status()
+    assert status is not None and status.state == "diverged"
+    assert all(np.isfinite(line["loss"]) for line in run.read_metrics())
+
+
+def test_a_finished_run_is_not_run_again(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=1))
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    train(run, tiny_set, settings(train__epochs=1), StopRequest())
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+
+
+def test_a_damaged_newest_state_costs_one_epoch_and_changes_no_result(tiny_set: Dataset, tmp_path: Path) -> None:
+    config = settings()
+    whole = train_to_the_end(tmp_path / "whole", tiny_set, config)
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        train(run, tiny_set, config, StopAt(12))
+    newest = max(run.checkpoints.glob("gen-*"))
+    (newest / "weights.npz").write_bytes(b"damaged")
+    train(run, tiny_set, config, StopRequest())
+    assert result(run) == result(whole)
+    assert any(path.name.startswith("bad-gen-") for path in run.checkpoints.iterdir())
+
+
+def test_a_state_of_other_settings_is_refused(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        train(run, tiny_set, settings(), StopAt(6))
+    with pytest.raises(ResumeError, match="belongs to settings and data"):
+        train(run, tiny_set, settings(train__seed=5), StopRequest())
+
+
+def test_a_failure_leaves_its_reason_in_the_status(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(ConfigError):
+        train(run, tiny_set, settings(data__classes={"top": 50}), StopRequest())
+    status = run.read_status()
+    assert status is not None and status.state == "failed" and "top: 50" in status.reason
+
+
+# -- schedules: tables of what they say ----------------------------------------------------------
+
+
+def rates(config: TrainConfig, values: list[float]) -> list[float]:
+    """Returns the rate of each epoch when val_loss takes these values."""
+    training = Training.__new__(Training)
+    training.config, training.phases, training.state = config, config.phases(), TrainState()
+    phase, found = training.phases[0], []
+    for value in values:
+        found.append(training.learning_rate(phase))
+        training._watch_plateau(phase, value)
+        training.state.phase_epoch += 1
+    return found
+
+
+def test_plateau_lowers_the_rate_after_patience_epochs_without_a_lower_loss() -> None:
+    config = settings(
+        train__schedule="plateau", train__learning_rate=1.0, train__plateau={"patience": 2, "factor": 0.5}
+    )
+    assert rates(config, [5, 4, 4, 4, 3, 3, 3, 3]) == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_steps_lowers_the_rate_every_so_many_epochs() -> None:
+    config = settings(train__schedule="steps", train__learning_rate=1.0, train__steps={"every": 2, "factor": 0.5})
+    assert rates(config, [1] * 5) == [1, 1, 0.5, 0.5, 0.25]
+
+
+def test_cosine_goes_from_the_rate_towards_zero_over_the_phase() -> None:
+    config = settings(train__schedule="cosine", train__learning_rate=1.0, train__epochs=4)
+    assert rates(config, [1] * 4) == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+def test_progress_tells_epochs_steps_and_time_left(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=2))
+    progress = json.loads(run.progress.read_text())
+    assert progress["epochs"] == 2 and progress["steps"] == progress["step"] == 4
+    assert progress["seconds_left"] == 0
