@@ -94,7 +94,8 @@ class RunDir:
         content = read_json(self.status)
         if content is None:
             return None
-        known = {k: v for k, v in content.items() if k in RunStatus.__dataclass_fields__}
+        fields = content if isinstance(content, dict) else {}
+        known = {k: v for k, v in fields.items() if k in RunStatus.__dataclass_fields__}
         if known.get("state") not in STATES:
             raise StorageError(f"{self.status}: expected a state of {', '.join(STATES)}, received {content!r:.80}.")
         return RunStatus(**known)
@@ -106,13 +107,18 @@ class RunDir:
     def read_metrics(self) -> list[dict[str, Any]]:
         """Returns the complete lines of metrics.jsonl; a line cut short by a crash is passed over."""
         try:
-            text = self.metrics.read_text()
+            text = self.metrics.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
         except OSError as error:
             raise storage_error("read", self.metrics, error) from error
         complete, _, _ = text.rpartition("\n")
-        return [json.loads(line) for line in complete.splitlines() if line]
+        try:
+            return [json.loads(line) for line in complete.split("\n") if line]
+        except ValueError as error:
+            raise StorageError(
+                f"{self.metrics}: expected one JSON object a line, received another: {error}."
+            ) from error
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
         """Replaces metrics.jsonl by one line for each epoch given."""

@@ -62,7 +62,7 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Path(text).absolute()
-    if scheme == "file":
+    if scheme == "file" and rest.startswith("/"):
         return Path(rest).absolute()
     raise ConfigError(f"{text}: expected a folder of this machine; {scheme}:// is not supported by this version.")
 
