@@ -215,4 +215,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise ConfigError(f"{path}: expected a manifest of format {FORMAT}, received {found!r}.")
+    lacking = [part for part in ("classes", "counts", "digest", "shards") if part not in manifest]
+    if lacking:
+        raise StorageError(f"{path}: lacks {', '.join(lacking)}. Run prepare again.")
     return dict(manifest)
