@@ -21,6 +21,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artclf.errors import ConfigError, StorageError, storage_error
+from artclf.storage import make_folder, sync_folder
 
 FORMAT = "artclf-dataset/1"
 SPLITS = ("train", "val", "test")
@@ -79,6 +81,73 @@ def dataset_digest(classes: Iterable[str], rows: Iterable[tuple[str, int, int]])
     for sha, label, split in rows:
         digest.update(f"{sha} {label} {split}\n".encode())
     return digest.hexdigest()
+
+
+SHARD_BYTES = 64 * 2**20
+"""A shard is closed once it is this long: large enough for steady reading, small enough to fetch in a second."""
+
+
+class ShardWriter:
+    """Appends records to shards; continues after the last one that is known to be whole.
+
+    Args:
+        folder: the data set's folder.
+        shard: the shard to go on with, and ``offset`` its sound length; what lies behind is cut off.
+    """
+
+    def __init__(self, folder: Path, shard: int = 0, offset: int = 0) -> None:
+        self._folder = folder
+        self.shard, self.offset = shard, offset
+        number = shard + 1
+        while (later := folder / shard_name(number)).exists():
+            later.unlink()
+            number += 1
+        self._file = self._open()
+
+    def append(self, content: bytes) -> tuple[int, int]:
+        """Writes a record and returns its (shard, offset)."""
+        if self.offset >= SHARD_BYTES:
+            self.close()
+            self.shard, self.offset = self.shard + 1, 0
+            self._file = self._open()
+        place = (self.shard, self.offset)
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise storage_error("write", self._folder / shard_name(self.shard), error) from error
+        self.offset += len(content)
+        return place
+
+    def sync(self) -> None:
+        """Forces all that was appended to the disk."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise storage_error("write", self._folder / shard_name(self.shard), error) from error
+
+    def close(self) -> None:
+        """Forces all to the disk and closes the shard."""
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+    def _open(self) -> BufferedRandom:
+        path = self._folder / shard_name(self.shard)
+        make_folder(path.parent)
+        try:
+            path.touch()
+            file = path.open("r+b")
+            sync_folder(path.parent)
+            found = file.seek(0, os.SEEK_END)
+            if found < self.offset:
+                raise StorageError(f"{path}: expected at least {self.offset:,} bytes, found {found:,}.")
+            file.truncate(self.offset)
+            file.seek(self.offset)
+        except OSError as error:
+            raise storage_error("open", path, error) from error
+        return file
 
 
 class Dataset:
