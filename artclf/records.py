@@ -179,7 +179,7 @@ class Dataset:
         manifest = read_manifest(folder)
         try:
             index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise StorageError(f"{folder / INDEX}: not readable ({error}). Run prepare again.") from error
         if index.dtype != INDEX_DTYPE or len(index) != manifest["counts"]["used"]:
             raise StorageError(f"{folder / INDEX}: does not belong to {MANIFEST}. Run prepare again.")
