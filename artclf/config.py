@@ -424,8 +424,9 @@ def _faults_of(error: ValidationError, given: dict[str, Any]) -> Iterator[Fault]
     for detail in error.errors():
         path, expected = _meaningful(detail["loc"])
         found.setdefault(path, (detail["type"], expected))
+    inner = {path[:n] for path in found for n in range(len(path))}
     for path, (kind, expected) in found.items():
-        if any(len(other) > len(path) and other[: len(path)] == path for other in found):
+        if path in inner:
             continue  # pydantic calls a list too short when its members are wrong
         if kind == "extra_forbidden":
             name = str(path[-1])

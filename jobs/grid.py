@@ -47,6 +47,8 @@ MAX_HOURS = 28 * 24
 """Longest time limit: SageMaker's MaxRuntimeInSeconds ends at 28 days (API reference, StoppingCondition)."""
 MAX_TAGS = 40
 """Tags of the user's own; AWS allows 50 on a resource (API reference, CreateTrainingJob), the rest is for artclf's."""
+MAX_TOLD = 100
+"""Most faults told of one file; who has more sees the pattern."""
 G4DN_VCPUS = {
     "g4dn.xlarge": 4,
     "g4dn.2xlarge": 8,
@@ -126,7 +128,7 @@ class Condition:
     where: str
 
     def matches(self, point: Settings) -> bool:
-        """Says whether a point, with its defaults written out, has all of the settings."""
+        """Says whether a point has all of the settings."""
         return all(point[name] == value for name, value in self.settings.items())
 
 
@@ -211,10 +213,11 @@ def expand(grid: Grid, data_digest: str) -> Expansion:
     points = _spanned(grid)
     for when in grid.when:
         points = _multiplied(grid, points, when, notes)
-    configs = _kept(grid, [_config(grid, point) for point in points], notes)
-    configs += [_config(grid, {**grid.base, **row}) for row in grid.rows]
-    if not configs:
+    points = _kept(grid, points, notes)
+    points += [_point(grid, grid.base, row) for row in grid.rows]
+    if not points:
         raise ConfigError(f"{grid.path}: every point is excluded, which leaves 0 trials. Loosen an exclude.")
+    configs = [TrainConfig.from_settings(point) for point in points]
     unique = _merged(grid, configs, data_digest, notes)
     used = {trial_id: _used(config) for trial_id, config in unique.items()}
     varying = tuple(name for name in setting_names() if _varies(name, used.values()))
@@ -242,15 +245,22 @@ def _spanned(grid: Grid) -> list[Settings]:
     """Returns base ⊕ (product of the axes) × (zip groups)."""
     if grid.rows and not (grid.axes or grid.zips or grid.when):
         return []
-    factors = [[{name: value} for value in values] for name, values in grid.axes.items()]
-    factors += [
-        [dict(zip(group, row, strict=True)) for row in zip(*group.values(), strict=True)] for group in grid.zips
+    groups = [
+        [dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True)] for group in grid.zips
     ]
-    return [_joined([grid.base, *steps]) for steps in itertools.product(*factors)]
+    return [_point(grid, grid.base, *steps) for steps in itertools.product(*_factors(grid.axes), *groups)]
 
 
-def _joined(parts: Iterable[Mapping[str, Any]]) -> Settings:
-    """Returns settings in which a later part overrides an earlier one, setting by setting."""
+def _factors(axes: Axes) -> list[list[Settings]]:
+    return [[{name: value} for value in values] for name, values in axes.items()]
+
+
+def _point(grid: Grid, *parts: Settings) -> Settings:
+    """Returns the settings of a config.json, defaults too, in which a later part overrides an earlier one."""
+    return TrainConfig.from_settings(_joined(parts), where=str(grid.path)).flat()
+
+
+def _joined(parts: Iterable[Settings]) -> Settings:
     joined: Settings = {}
     for part in parts:
         joined |= flatten(part)
@@ -258,34 +268,29 @@ def _joined(parts: Iterable[Mapping[str, Any]]) -> Settings:
 
 
 def _multiplied(grid: Grid, points: list[Settings], when: When, notes: list[str]) -> list[Settings]:
-    matching = [when.condition.matches(_config(grid, point).flat()) for point in points]
+    """Returns the points, each that matches multiplied by the axes of a ``when``."""
+    matching = [when.condition.matches(point) for point in points]
     if not any(matching):
         notes.append(f"{when.condition.where}: matches no point, so its axes add nothing.")
     factor = math.prod(map(len, when.axes.values()))
     _refuse_many(grid, len(points) + sum(matching) * (factor - 1) + len(grid.rows))
-    factors = [[{name: value} for value in values] for name, values in when.axes.items()]
-    return [
-        _joined([point, *steps])
-        for point, matches in zip(points, matching, strict=True)
-        for steps in (itertools.product(*factors) if matches else [()])
-    ]
+    multiplied: list[Settings] = []
+    for point, matches in zip(points, matching, strict=True):
+        steps = itertools.product(*_factors(when.axes))
+        multiplied += [_point(grid, point, *step) for step in steps] if matches else [point]
+    return multiplied
 
 
-def _config(grid: Grid, point: Settings) -> TrainConfig:
-    return TrainConfig.from_settings(point, where=str(grid.path))
-
-
-def _kept(grid: Grid, configs: list[TrainConfig], notes: list[str]) -> list[TrainConfig]:
+def _kept(grid: Grid, points: list[Settings], notes: list[str]) -> list[Settings]:
     """Returns the points that no ``exclude`` matches."""
-    flats = [config.flat() for config in configs]
     dropped: set[int] = set()
     for condition in grid.exclude:
-        matched = {n for n, flat in enumerate(flats) if condition.matches(flat)}
+        matched = {n for n, point in enumerate(points) if condition.matches(point)}
         dropped |= matched
         if not matched:
             rows = " (rows are never excluded)" if grid.rows else ""
             notes.append(f"{condition.where}: matches no point{rows}, so it drops nothing.")
-    return [config for n, config in enumerate(configs) if n not in dropped]
+    return [point for n, point in enumerate(points) if n not in dropped]
 
 
 def _merged(grid: Grid, configs: list[TrainConfig], data_digest: str, notes: list[str]) -> dict[str, TrainConfig]:
@@ -451,8 +456,11 @@ class _Sheet:
         self.faults.append((self.document.line(path), f"{self.place(path)}: {problem}"))
 
     def stop_at_faults(self) -> None:
-        if self.faults:
-            raise ConfigError("\n".join(text for _, text in sorted(self.faults, key=lambda fault: fault[0])))
+        if not self.faults:
+            return
+        told = [text for _, text in sorted(self.faults, key=lambda fault: fault[0])]
+        more = [f"{self.where}: and {len(told) - MAX_TOLD:,} more faults."] if len(told) > MAX_TOLD else []
+        raise ConfigError("\n".join(told[:MAX_TOLD] + more))
 
     def mapping(self, path: KeyPath) -> dict[str, Any]:
         """Returns the mapping at a path; anything else is a fault and an empty one."""

@@ -579,6 +579,19 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file(faults: Any) -> No
     )
 
 
+def test_of_very_many_faults_the_first_are_told_and_the_rest_counted(faults: Any) -> None:
+    found = faults(f"base: {{train.phases: {[{'epochs': 0}] * 150}}}\n")
+    assert len(found) == 101
+    assert found[-1].endswith("x.yaml: and 50 more faults.")
+
+
+def test_labels_name_the_values_of_a_list_of_settings_in_short(expanded: Any) -> None:
+    expansion = expanded(
+        "axes:\n  train.phases:\n    - [{epochs: 10, trainable: all}, {epochs: 50, schedule: plateau}]\n    - null\n"
+    )
+    assert [trial.label for trial in expansion.trials] == ["phases=[{10,all},{50,plateau}]", "phases=null"]
+
+
 def test_a_fault_deep_in_a_value_has_its_own_line(faults: Any) -> None:
     (fault,) = faults("base:\n  train.phases:\n    - epochs: 3\n    - epochs: 3\n      schedule: slow\n")
     assert fault.startswith("7: base.train.phases[1].schedule: expected one of constant, ")
