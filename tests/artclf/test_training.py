@@ -59,11 +59,11 @@ def result(run: RunDir) -> Any:
 
 
 def test_the_loss_falls_and_a_finished_run_leaves_every_file(tiny_set: Dataset, tmp_path: Path) -> None:
-    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=12, train__learning_rate=3e-3))
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=20, data__image_size=32, train__learning_rate=3e-3))
     metrics = run.read_metrics()
     status = run.read_status()
     assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
-    assert status is not None and status.state == "done" and status.epoch == 12 and status.attempt == 1
+    assert status is not None and status.state == "done" and status.epoch == 20 and status.attempt == 1
     for path in (run.model, run.model_json, run.environment, run.predictions_csv("val"), run.evaluation_json("test")):
         assert path.stat().st_size > 0
 

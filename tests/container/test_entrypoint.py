@@ -1,0 +1,112 @@
+"""The one command that every job runs, with real processes and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from artclf.config import TrainConfig
+from artclf.records import Dataset
+from artclf.rundir import RunDir, write_json
+
+PROJECT = Path(__file__).resolve().parents[2]
+SETTINGS = {"model.name": "cnn_tiny", "model.head": [8], "data.image_size": 16, "train.batch_size": 4}
+
+
+def begin(folder: Path, dataset: Dataset, **settings: object) -> RunDir:
+    """Returns a run directory as submit leaves it."""
+    run = RunDir(folder)
+    folder.mkdir(parents=True)
+    config = TrainConfig.from_settings({**SETTINGS, **{k.replace("__", "."): v for k, v in settings.items()}})
+    run.config.write_text(config.to_json())
+    write_json(run.job, {"dataset": str(dataset.folder), "data_digest": dataset.digest})
+    return run
+
+
+def start(run_uri: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "container.entrypoint", "--run-uri", str(run_uri)]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_epoch(run: RunDir, epoch: int, job: subprocess.Popen[str]) -> None:
+    """Waits until the run has finished so many epochs; the run itself paces this, not a guess at its speed."""
+    while len(run.read_metrics()) < epoch:
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_a_job_trains_its_run_to_the_end(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run with a space", tiny_set, train__epochs=1)
+    job = start(run.path)
+    output, _ = job.communicate()
+    status = run.read_status()
+    assert job.returncode == 0, output
+    assert status is not None and status.state == "done"
+    assert "epoch 1/1" in run.log.read_text() and "epoch 1/1" in output
+
+
+def test_a_stopped_job_saves_and_the_next_one_goes_on(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set, train__epochs=400)
+    job = start(run.path)
+    wait_for_epoch(run, 2, job)
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate()
+    status = run.read_status()
+    assert job.returncode == 75, output
+    assert "Traceback" not in output
+    assert status is not None and status.state == "interrupted" and status.epoch >= 2
+    saved = len(run.read_metrics())
+    job = start(run.path)
+    wait_for_epoch(run, saved + 1, job)
+    trainer = run.lock_holder()
+    assert trainer is not None
+    os.kill(trainer, signal.SIGKILL)
+    job.communicate()
+    assert f"going on from epoch {saved}" in run.log.read_text()
+
+
+def test_a_trainer_that_is_killed_leaves_a_verdict_all_the_same(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set, train__epochs=400)
+    job = start(run.path)
+    wait_for_epoch(run, 1, job)
+    trainer = run.lock_holder()
+    assert trainer is not None and trainer != job.pid
+    os.kill(trainer, signal.SIGKILL)
+    job.communicate()
+    status = run.read_status()
+    assert job.returncode == 1
+    assert status is not None and status.state == "failed" and "SIGKILL" in status.reason
+    assert status.epoch >= 0
+
+
+def test_a_second_job_on_one_run_is_refused_and_harms_nothing(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set, train__epochs=400)
+    job = start(run.path)
+    wait_for_epoch(run, 1, job)
+    second = start(run.path)
+    output, _ = second.communicate()
+    assert second.returncode == 2
+    assert f"another trainer is at work in this run directory (process {run.lock_holder()})" in output
+    assert job.poll() is None
+    job.terminate()
+    job.communicate()
+    assert json.loads(run.status.read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["serve"], ["--run-uri", "/nonexistent/run"], ["--run-uri", "/tmp", "more"], ["--run-uri", "s3://b/run"]],
+    ids=["no argument", "serve", "no such run", "one argument too many", "s3"],
+)
+def test_a_wrong_call_ends_with_exit_code_2_and_no_traceback(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "container.entrypoint", *arguments]
+    answer = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr and "Traceback" not in answer.stderr
