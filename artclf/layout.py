@@ -75,7 +75,7 @@ class Layout:
         labels = {fold(label) for label in folder.labels}
         if not folder.flat or own in labels:
             return False
-        return own in _SPLIT_NAMES or (len(class_names) == 1 and len(labels) > 1) or labels <= class_names
+        return own in _SPLIT_NAMES or (len(labels) > 1 and (len(class_names) == 1 or labels <= class_names))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def _read_again(name: str, page: str) -> str | None:
         read = name.encode(page).decode("utf-8")
     except UnicodeError:
         return None
-    plausible = all(c.isascii() or unicodedata.category(c)[0] in "LMP" for c in read)  # letters, marks, punctuation
+    # letters, marks, punctuation, and the symbols that letters look like when they were misread twice
+    plausible = all(c.isascii() or unicodedata.category(c)[0] in "LMPS" for c in read)
     return read if plausible and read.isprintable() else None
 
 

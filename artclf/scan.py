@@ -236,13 +236,12 @@ def _settle(journal: Journal, shards: ShardWriter, file: File, judged: Judged) -
 
 def judge(file: File, sources: Sources, options: ScanOptions) -> Judged:
     """Returns what is to be stored of a file, or why nothing is."""
-    from artclf.images import MAX_BYTES, Unreadable, is_mislabelled, read_picture
+    from artclf.images import MAX_BYTES, Unreadable, check_bytes, is_mislabelled, read_picture
 
     if file.problem:
         return Judged(file.problem)
-    if file.size > MAX_BYTES:
-        return Judged(f"too large ({file.size:,} bytes)")
     try:
+        check_bytes(file.size)
         content = sources.read(file.source, file.name, MAX_BYTES)
         if len(content) != file.size:
             return Judged("changed since it was listed")

@@ -161,7 +161,11 @@ class ZipSource:
         self.label = label
         self._depth = depth
         self._file = file
-        self._archive = open_zip(file, shown(label))
+        try:
+            self._archive = open_zip(file, shown(label))
+        except BaseException:
+            file.close()
+            raise
 
     def entries(self) -> Iterator[Entry]:
         names = self._archive.namelist()
@@ -198,6 +202,7 @@ class ZipSource:
             with self._archive.open(name) as packed:
                 shutil.copyfileobj(packed, copy, 2**20)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            copy.close()
             raise ConfigError(f"{shown(where)}: damaged: {error}. Download it again.") from error
         return ZipSource(copy, where, self._depth + 1)
 
@@ -223,12 +228,12 @@ class Sources:
         self._inner: dict[tuple[int, str], int] = {}
         self.tables: dict[int, Path] = {}
         self._sources: list[Source] = []
-        for place, name in enumerate(names):
-            path = _locate(name)
-            if path.suffix.casefold() == ".csv" and path.is_file():
-                self.tables[place] = path
-                path = path.parent
-            self._sources.append(_open(path, name, self._free_label(path)))
+        try:
+            for name in names:
+                self._add(name)
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -237,8 +242,19 @@ class Sources:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all sources."""
         for source in self._sources:
             source.close()
+
+    def _add(self, name: str) -> None:
+        path = _locate(name)
+        if path.suffix.casefold() == ".csv" and path.is_file():
+            self.tables[len(self)] = path
+            path = path.parent
+        self._sources.append(_open(path, name, self._free_label(path)))
 
     @property
     def labels(self) -> list[str]:

@@ -62,7 +62,8 @@ def assign_splits(
         numbers, first, sizes = np.unique(groups[members], return_index=True, return_counts=True)
         free = ~np.isin(numbers, mixed)
         if free.sum() < len(SPLITS) - 1 or len(numbers) < len(SPLITS):
-            too_small.append(f"{class_names[label]} ({len(numbers)})")
+            shared = f", {len(numbers) - free.sum()} of them in other classes too" if not free.all() else ""
+            too_small.append(f"{class_names[label]} ({len(numbers)}{shared})")
             continue
         order = np.lexsort((places[members[first]][free], -sizes[free]))
         drawn = _draw(sizes[free][order].tolist(), int(sizes[~free].sum()), _targets(len(members), ratios, label))
