@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
-WIDTH = 760
+WIDTH = 900
 MOST_POINTS = 300
 MOST_CLASSES = 60
 """Beyond this a heat map's cells are smaller than their labels can be read."""
@@ -116,10 +116,14 @@ def spark(title: str, train: Sequence[Point], val: Sequence[Point], epochs: int,
     return _svg(title, area.width, area.height, marks, "spark")
 
 
-def strips(title: str, rows: Sequence[Strip], low: float, high: float, metric: str) -> str:
-    """Returns a row for each value of a setting: a dot a trial, a bar at their mean."""
-    left = min(max((len(row.name) for row in rows), default=1), 30) * LETTER + 22
-    area = _Area(left=left, height=30 * len(rows) + 44, top=6, bottom_margin=38, right_margin=64)
+def strips(title: str, rows: Sequence[Strip], low: float, high: float, letters: int, metric: str) -> str:
+    """Returns a row for each value of a setting: a dot a trial, a bar at their mean.
+
+    Charts of equal ``low``, ``high`` and ``letters`` (room for names) have axes exactly below each other.
+    """
+    area = _Area(
+        left=min(letters, 30) * LETTER + 24, height=30 * len(rows) + 44, top=6, bottom_margin=38, right_margin=64
+    )
     axis = ticks(low, high)
     x = _Scale(axis[0], axis[-1], area.left, area.right)
     marks = [_rule(x(tick), area.top, x(tick), area.bottom) for tick in axis]
@@ -210,7 +214,7 @@ class _Area:
     width: float = WIDTH
     height: float = 320
     left: float = 58
-    right_margin: float = 14
+    right_margin: float = 24
     top: float = 14
     bottom_margin: float = 44
 

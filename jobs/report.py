@@ -110,10 +110,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one setting (or several tied together) does to the objective."""
+    """What one setting (or several tied together) does to the objective; uneven if its values met different others."""
 
     name: str
     sentence: str
+    uneven: bool
     chart: str
     table: Table
 
@@ -227,9 +228,7 @@ def build_page(
         verdict=_verdict(study, results, order) if best else None,
         leaderboard=_leaderboard(study, order) if order else None,
         effects=_effects(study, order),
-        curves=charts.curves("Validation accuracy of each trial over epochs", lines, "validation accuracy")
-        if lines
-        else "",
+        curves=charts.curves("Accuracy of each trial over epochs", lines, "accuracy") if lines else "",
         legend=legend,
         sparks=_sparks(order, results),
         learning=_learning(order, results),
@@ -239,9 +238,9 @@ def build_page(
         classes=_classes(evaluation, names) if evaluation else None,
         mistakes=mistakes,
         mistakes_note=mistakes_note,
-        cost=_cost_chart(order, study, front) if front else "",
+        cost=_cost_chart(order, study, front) if len(order) > 1 and front else "",
         cost_sentence=_cost_sentence(order),
-        front=_front_table(order, study, front) if front else None,
+        front=_front_table(order, study, front) if len(order) > 1 and front else None,
         hardware=_hardware(results),
         data=_data_card(dataset, best),
         unfinished=_unfinished(results),
@@ -299,19 +298,23 @@ def _figures(study: StudyInfo, best: RunResult, group: SeedGroup, finished: int)
         evaluation = best.evaluations[split]
         low, high = _interval(evaluation)
         note = f"95% interval {low:.1%} to {high:.1%}, {evaluation.count:,} pictures"
-        figures.append(Figure(f"{words} accuracy".capitalize(), f"{evaluation.accuracy:.1%}", note))
+        figures.append(Figure(_capital(f"{words} accuracy"), f"{evaluation.accuracy:.1%}", note))
         if len(evaluation.per_class) > 5:
             note = "the right class is among the five most probable"
-            figures.append(Figure(f"{words} top-5 accuracy".capitalize(), f"{evaluation.top5_accuracy:.1%}", note))
+            figures.append(Figure(_capital(f"{words} top-5 accuracy"), f"{evaluation.top5_accuracy:.1%}", note))
     value = best.metrics[study.objective.metric]
     of_trials = f"chosen by this among {finished} finished trial{'s' if finished != 1 else ''}"
-    figures.append(Figure(_metric_name(study).capitalize(), f"{value:.4f}", of_trials))
+    figures.append(Figure(_capital(_metric_name(study)), f"{value:.4f}", of_trials))
     metric = f"{split}_accuracy"
     mean, spread = group.mean(metric), group.spread(metric)
     if mean is not None and spread is not None:
         note = f"{words} accuracy, mean ± standard deviation over {len(group.values(metric))} seeds"
         figures.append(Figure("Over seeds", f"{mean:.1%} ± {spread * 100:.1f}", note))
     return figures
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _interval_sentences(best: RunResult, order: Sequence[RunResult]) -> list[str]:
@@ -419,21 +422,26 @@ def _effects(study: StudyInfo, order: Sequence[RunResult]) -> list[Effect]:
     """Returns one effect for each setting that varied, settings that only vary together as one."""
     metric = study.objective.metric
     values = [r.metrics[metric] for r in order]
+    axes = {axis: _levels(axis, order) for axis in _axes(study, order)}
+    letters = max((len(level) for levels in axes.values() for level in levels), default=0)
     effects = []
-    for axis in _axes(study, order):
-        levels: dict[str, list[RunResult]] = {}
-        for r in sorted(order, key=lambda r: _natural([r.params.get(name) for name in axis])):
-            levels.setdefault(", ".join(_value_text(r, name) for name in axis), []).append(r)
-        strips = [
-            Strip(level, v, statistics.fmean(v))
-            for level, members in levels.items()
-            if (v := [r.metrics[metric] for r in members])
-        ]
+    for axis, levels in axes.items():
+        reached = {level: [r.metrics[metric] for r in members] for level, members in levels.items()}
+        rows = [Strip(level, found, statistics.fmean(found)) for level, found in reached.items()]
         name = " + ".join(axis)
         title = f"{_metric_name(study)} by {name}"
-        chart = charts.strips(title, strips, min(values), max(values), _metric_name(study))
-        effects.append(Effect(name, _effect_sentence(study, axis, levels, strips), chart, _effect_table(strips)))
+        chart = charts.strips(title, rows, min(values), max(values), letters, _metric_name(study))
+        sentence = _effect_sentence(study, rows)
+        effects.append(Effect(name, sentence, _is_uneven(axis, levels), chart, _effect_table(rows)))
     return effects
+
+
+def _levels(axis: Sequence[str], order: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """Returns the trials by their value of a setting, null first, numbers by size, texts in alphabetical order."""
+    levels: dict[str, list[RunResult]] = {}
+    for r in sorted(order, key=lambda r: _natural([r.params.get(name) for name in axis])):
+        levels.setdefault(", ".join(_value_text(r, name) for name in axis), []).append(r)
+    return levels
 
 
 def _axes(study: StudyInfo, order: Sequence[RunResult]) -> list[tuple[str, ...]]:
@@ -446,19 +454,18 @@ def _axes(study: StudyInfo, order: Sequence[RunResult]) -> list[tuple[str, ...]]
     return [tuple(names) for names in axes.values()]
 
 
-def _effect_sentence(
-    study: StudyInfo, axis: Sequence[str], levels: Mapping[str, Sequence[RunResult]], strips: Sequence[Strip]
-) -> str:
+def _effect_sentence(study: StudyInfo, strips: Sequence[Strip]) -> str:
     sign = _sign(study)
     best, worst = max(strips, key=lambda s: sign * s.mean), min(strips, key=lambda s: sign * s.mean)
+    return f"{best.name} is best on average, {abs(best.mean - worst.mean):.4f} better than {worst.name}."
+
+
+def _is_uneven(axis: Sequence[str], levels: Mapping[str, Sequence[RunResult]]) -> bool:
     others = [
         sorted(settings_key({k: v for k, v in r.params.items() if k not in axis}) for r in members)
         for members in levels.values()
     ]
-    said = f"{best.name} is best on average, {abs(best.mean - worst.mean):.4f} better than {worst.name}."
-    if any(other != others[0] for other in others):
-        said += " The values did not all meet the same other settings, so those show through here."
-    return said
+    return any(other != others[0] for other in others)
 
 
 def _effect_table(strips: Sequence[Strip]) -> Table:
@@ -477,6 +484,11 @@ def _overlay(order: Sequence[RunResult], results: Sequence[RunResult]) -> tuple[
         Line(r.label, _points(r, "val_accuracy"), f"s{i}" if few else "win" if i == 0 and order else "rest")
         for i, r in enumerate(drawn)
     ]
+    if len(drawn) == 1:  # nothing to compare it with, so there is room for its train curve
+        lines = [
+            Line("validation", lines[0].points, "win"),
+            Line("train", _points(drawn[0], "accuracy"), "s1", dashed=True),
+        ]
     legend = [(line.name, line.style) for line in lines if line.style != "rest"]
     if len(lines) > len(legend):
         legend.append((f"the other {len(lines) - len(legend)}", "rest"))
@@ -486,7 +498,7 @@ def _overlay(order: Sequence[RunResult], results: Sequence[RunResult]) -> tuple[
 def _sparks(order: Sequence[RunResult], results: Sequence[RunResult]) -> list[tuple[str, str]]:
     drawn = [r for r in _by_rank(order, results) if _points(r, "val_accuracy")]
     every = [y for r in drawn for metric in ("accuracy", "val_accuracy") for _, y in _points(r, metric)]
-    if not every:
+    if not every or len(drawn) == 1:  # the one trial's curves stand in the large chart
         return []
     axis = charts.ticks(min(every), max(every))
     low, high = max(axis[0], 0.0), min(axis[-1], 1.0)
@@ -731,7 +743,7 @@ def _data_card(dataset: Dataset | None, best: RunResult | None) -> DataCard:
     facts = [
         ("digest", dataset.digest[:16]),
         ("files found", f"{counts['found']:,}" if "found" in counts else "–"),
-        ("left out", f"{counts.get('skipped', 0):,} not readable, {counts.get('duplicates', 0):,} duplicates"),
+        ("left out", f"{counts.get('skipped', 0):,} not readable, {counts.get('duplicates', 0):,} as duplicates"),
         ("near duplicates", _near_duplicates(manifest.get("near_duplicates") or {})),
         ("converted", ", ".join(f"{n:,} {what}" for what, n in (manifest.get("fixed") or {}).items()) or "none"),
         ("same picture in two classes", f"{len(manifest.get('conflicts') or ()):,}"),
@@ -795,7 +807,7 @@ def _unfinished(results: Sequence[RunResult]) -> Table | None:
             Cell(r.trial_id, r.trial_id),
             Cell(r.label, r.label),
             Cell(r.state, r.state),
-            Cell(r.reason or "no reason was left behind", r.reason),
+            Cell(r.reason or ("–" if r.state == "running" else "no reason was left behind"), r.reason),
             _whole(r.epochs),
             _rate(r.metrics.get("val_accuracy")),
         ]
@@ -894,12 +906,12 @@ def _parameters(value: int | None) -> Cell:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Returns a time as people say it: ``45 s``, ``3 min 20 s``, ``41 min``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60} min {whole % 60:02d} s" if whole < 600 else f"{round(whole / 60)} min"
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
@@ -943,13 +955,14 @@ def _markdown_table(table: Table) -> Any:
     return Markup("\n".join(lines))  # escaped cell by cell above
 
 
+_LINE_ENDS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 _MARKDOWN = re.compile(r"[\\`*<>\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
 def _markdown(value: Any) -> Any:
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", " ".join(value.replace("&", "&amp;").split()))
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", _LINE_ENDS.sub(" ", value.replace("&", "&amp;")))
 
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
