@@ -744,7 +744,7 @@ def _data_card(dataset: Dataset | None, best: RunResult | None) -> DataCard:
         ("digest", dataset.digest[:16]),
         ("files found", f"{counts['found']:,}" if "found" in counts else "–"),
         ("left out", f"{counts.get('skipped', 0):,} not readable, {counts.get('duplicates', 0):,} as duplicates"),
-        ("near duplicates", _near_duplicates(manifest.get("near_duplicates") or {})),
+        ("near duplicates", _near_duplicates(dataset)),
         ("converted", ", ".join(f"{n:,} {what}" for what, n in (manifest.get("fixed") or {}).items()) or "none"),
         ("same picture in two classes", f"{len(manifest.get('conflicts') or ()):,}"),
     ]
@@ -757,8 +757,12 @@ def _data_card(dataset: Dataset | None, best: RunResult | None) -> DataCard:
     )
 
 
-def _near_duplicates(found: Mapping[str, Any]) -> str:
-    return f"{found.get('groups', 0):,} groups of {found.get('pictures', 0):,} pictures, none across two splits"
+def _near_duplicates(dataset: Dataset) -> str:
+    found = dataset.manifest.get("near_duplicates") or {}
+    pairs = set(zip(dataset.index["group"].tolist(), dataset.index["split"].tolist(), strict=True))
+    torn = len(pairs) - len({group for group, _ in pairs})
+    across = f"{torn:,} of them across splits" if torn else "none across two splits"
+    return f"{found.get('groups', 0):,} groups of {found.get('pictures', 0):,} pictures, {across}"
 
 
 def _class_counts(manifest: Mapping[str, Any], best: RunResult | None) -> Table:
