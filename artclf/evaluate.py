@@ -8,17 +8,23 @@ the same order, so top-5 never misses what top-1 hits.
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from artclf.errors import ConfigError, DivergedError
+from artclf.errors import ConfigError, DivergedError, run_command
 from artclf.tables import write_csv
+
+if TYPE_CHECKING:
+    from artclf.predict import Classifier
 
 Labels = npt.NDArray[np.integer[Any]]
 Probabilities = npt.NDArray[np.floating[Any]]
@@ -150,7 +156,7 @@ class Prediction:
     probability_of_class: float
 
 
-def write_predictions(  # noqa: PLR0917 - the columns, in their order
+def write_predictions(
     path: Path,
     records: Labels,
     names: Sequence[str],
@@ -242,3 +248,121 @@ def _check(labels: Labels, probabilities: Probabilities, classes: Sequence[str])
             f"evaluation: {unsound} of {len(labels)} pictures have a probability that is not a finite number; "
             "the model has diverged. Train it with a lower learning rate."
         )
+
+
+# -- the command: ``python -m artclf.evaluate MODEL --data D`` ------------------------------------
+
+
+def main(argv: list[str]) -> int:
+    """Scores a model on a split of a prepared data set, or on all pictures of a plain folder or zip."""
+    arguments = _parser().parse_args(argv)
+    from artclf.predict import load_classifier
+    from artclf.records import is_dataset
+    from artclf.rundir import write_json
+    from artclf.storage import local_path
+
+    classifier = load_classifier(arguments.model)
+    slugs = [info.slug for info in classifier.classes]
+    prepared = is_dataset(local_path(arguments.data))
+    found = _from_split(arguments, classifier) if prepared else _from_pictures(arguments.data, classifier)
+    labels, probabilities, names, left_out = found
+    scores = score(labels, probabilities, slugs)
+    if arguments.out:
+        split = arguments.split if prepared else "pictures"
+        write_json(arguments.out / f"{split}.json", scores.to_dict())
+        numbers = np.arange(len(labels))
+        write_predictions(arguments.out / f"predictions_{split}.csv", numbers, names, labels, probabilities, slugs)
+    if arguments.json:
+        print(json.dumps({**scores.to_dict(), "left_out": left_out}, indent=2, ensure_ascii=False))
+    else:
+        _show(scores, left_out, {info.slug: info.display for info in classifier.classes})
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m artclf.evaluate", description="Score a trained model.")
+    parser.add_argument("model", metavar="MODEL", help="a run directory, studies/NAME/best, or a .keras file")
+    parser.add_argument(
+        "--data", required=True, metavar="D", help="a prepared data set, or a folder or zip of pictures"
+    )
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="of a prepared set (test)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write the scores and predictions there")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    return parser
+
+
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], list[str], dict[str, int]]
+"""(N,) labels, (N, C) probabilities, N names, and how many pictures were left out for which reason."""
+
+
+def _from_split(arguments: argparse.Namespace, classifier: Classifier) -> Found:
+    """Scores the pictures of one split whose class, by slug, is one of the model's."""
+    from artclf.images import read_picture
+    from artclf.records import Dataset
+    from artclf.storage import local_path
+
+    dataset = Dataset.open(local_path(arguments.data))
+    places = {info.slug: place for place, info in enumerate(classifier.classes)}
+    of_label = np.array([places.get(info.slug, -1) for info in dataset.classes])
+    records = dataset.select(arguments.split)
+    labels = of_label[dataset.index["label"][records]]
+    known = records[labels >= 0]
+    left_out = {"its class is not one of the model's": int((labels < 0).sum())} if (labels < 0).any() else {}
+    pictures = (read_picture(dataset.read(record)).pixels for record in known.tolist())
+    probabilities = list(classifier.probabilities(pictures))
+    names = dataset.names(known)
+    dataset.close()
+    return labels[labels >= 0], _stacked(probabilities, classifier), names, left_out
+
+
+def _from_pictures(source: str, classifier: Classifier) -> Found:
+    """Scores every readable picture of a plain source, labelled as prepare would label it."""
+    from artclf.images import Unreadable, read_picture
+    from artclf.labelled import labelled_pictures
+    from artclf.names import fold
+
+    places = {fold(name): place for place, info in enumerate(classifier.classes) for name in (info.slug, info.display)}
+    labels: list[int] = []
+    names: list[str] = []
+    left_out: Counter[str] = Counter()
+
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        for name, class_name, content in labelled_pictures(source):
+            place = None if class_name is None else places.get(fold(class_name))
+            if place is None:
+                left_out["its class is not one of the model's"] += 1
+                continue
+            try:
+                pixels = read_picture(content).pixels
+            except Unreadable as error:
+                left_out[error.reason] += 1
+                continue
+            labels.append(place)
+            names.append(name)
+            yield pixels
+
+    probabilities = list(classifier.probabilities(pictures()))
+    return np.array(labels, dtype=np.int64), _stacked(probabilities, classifier), names, dict(left_out)
+
+
+def _stacked(probabilities: list[npt.NDArray[np.float64]], classifier: Classifier) -> npt.NDArray[np.float64]:
+    return np.stack(probabilities) if probabilities else np.zeros((0, len(classifier.classes)))
+
+
+def _show(scores: Evaluation, left_out: dict[str, int], displays: dict[str, str]) -> None:
+    from artclf.errors import printable
+
+    print(
+        f"{scores.count:,} pictures  accuracy {scores.accuracy:.4f}  top5 {scores.top5_accuracy:.4f}  "
+        f"macro F1 {scores.macro_f1:.4f}  loss {scores.loss:.4f}"
+    )
+    for reason, count in sorted(left_out.items()):
+        print(f"left out {count:,}: {reason}")
+    print(f"{'class, worst first':<40} {'precision':>9} {'recall':>7} {'F1':>7} {'pictures':>9}")
+    for row in sorted(scores.per_class, key=lambda row: row.f1):
+        name = printable(displays[row.name])[:40]
+        print(f"{name:<40} {row.precision:9.3f} {row.recall:7.3f} {row.f1:7.3f} {row.support:9,}")
+
+
+if __name__ == "__main__":
+    run_command(main)
