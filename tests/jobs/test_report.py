@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from artclf.evaluate import Prediction
 from artclf.records import Dataset
+from jobs.cells import duration
 from jobs.charts import heatmap, number, ticks
-from jobs.report import MISTAKES, duration, wilson, worst_mistakes, write_report
+from jobs.page import MISTAKES, wilson, worst_mistakes
+from jobs.report import write_report
 from tests.chromium import PROGRAM, Tab, chromium
 from tests.studies import NASTY, Fake, grid_of_fakes, make_dataset, make_study, rewrite
 
