@@ -21,10 +21,12 @@ import numpy.typing as npt
 
 MAX_DISTANCE = 60
 """Bits of 256 in which two hashes of one picture may differ. Measured on 7,100 paintings of 50 artists,
-every pair looked at: all 239 pairs up to 60 show the same work (or a recoloured print of it),
+every pair looked at: all 286 pairs up to 60 show the same work (or a recoloured print of it),
 the first false pair comes at 68; two different paintings differ in 128 on average."""
-MIN_CORRELATION = 0.6
+MIN_CORRELATION = 0.7
 """Least correlation of the two 16x16 grey thumbnails: pictures with the same outline only fail here."""
+MIN_SIDE = 16
+"""Pictures with a shorter side have too few patches to tell them apart; of them only equal ones are found."""
 SMOOTH_DETAIL = 2.0
 """Mean curvature (grey levels) of a thumbnail below which a picture is a plain gradient or a flat colour: its
 outline says little, so its colours have to agree as well."""
@@ -36,6 +38,9 @@ _MAX_NEIGHBOURS = 64
 """How many of those that share a table's key a picture is compared with: bounds the work when a hundred
 thousand pictures look alike. They are sorted by the whole hash, so the nearest come first."""
 
+_MAX_REFUSED = 200_000
+"""How many refused pairs are remembered, so that other tables need not look at them again: 20 MB at most."""
+
 Hashes = npt.NDArray[np.uint64]
 Thumb = npt.NDArray[np.uint8]
 
@@ -46,7 +51,8 @@ class Signature:
 
     Attributes:
         pixels: 16 bytes that are equal for equal pixels.
-        hash: 32 bytes, the perceptual hash; empty for a picture of one colour, which looks like any other.
+        hash: 32 bytes, the perceptual hash; empty for a picture of one colour, which looks like any other,
+            and for a tiny one.
         thumb: 16x16 RGB as 768 bytes.
         constant: whether all pixels are equal.
     """
@@ -78,9 +84,10 @@ def signature(pixels: npt.NDArray[np.uint8]) -> Signature:
     thumb = (colours.reshape(16, 2, 16, 2, 3).sum((1, 3)) // 4).astype(np.uint8)
     grey = colours @ np.array([299, 587, 114])
     flat = bool((colours == colours[0, 0]).all())
+    comparable = not flat and min(height, width) >= MIN_SIDE
     return Signature(
         pixels=content.digest(),
-        hash=b"" if flat else _hash(grey),
+        hash=_hash(grey) if comparable else b"",
         thumb=thumb.tobytes(),
         constant=flat and bool((pixels == pixels[0, 0]).all()),
     )
@@ -127,6 +134,9 @@ def join_near_duplicates(
 ) -> None:
     """Joins the pictures that are nearly the same.
 
+    Two groups are joined only if the pictures that stand for them are alike as well, so a chain of
+    likenesses, each a little off, never pulls a whole set together.
+
     Args:
         groups: gets the joins.
         members: (M,) numbers of the pictures to compare, those of one colour left out.
@@ -134,7 +144,7 @@ def join_near_duplicates(
         thumb_of: gives the (16, 16, 3) uint8 thumbnail of a picture by its number; asked for few.
     """
     key_bits = min(16, max(6, int(math.log2(max(2, len(members))))))
-    refused: set[tuple[int, int]] = set()
+    refused: set[int] = set()  # pairs, as one number each
     for table in range(_TABLES):
         order, keys = _bucketed(hashes, _table_bits(table, key_bits))
         alive = np.arange(len(order) - 1)
@@ -149,15 +159,16 @@ def join_near_duplicates(
 
 
 def _join_checked(
-    groups: Groups, pairs: npt.NDArray[np.int64], thumb_of: Callable[[int], Thumb], refused: set[tuple[int, int]]
+    groups: Groups, pairs: npt.NDArray[np.int64], thumb_of: Callable[[int], Thumb], refused: set[int]
 ) -> None:
     for first, second in pairs.tolist():
-        if (first, second) in refused or groups.find(first) == groups.find(second):
+        pair, roots = first << 32 | second, (groups.find(first), groups.find(second))
+        if pair in refused or roots[0] == roots[1]:
             continue
-        if same_subject(thumb_of(first), thumb_of(second)):
+        if all(same_subject(thumb_of(a), thumb_of(b)) for a, b in {(first, second), roots}):
             groups.join(first, second)
-        elif len(refused) < 1_000_000:
-            refused.add((first, second))
+        elif len(refused) < _MAX_REFUSED:
+            refused.add(pair)
 
 
 def same_subject(first: Thumb, second: Thumb) -> bool:

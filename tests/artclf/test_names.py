@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from artclf.names import display, flat_label, fold, from_bytes, repair, slug, to_bytes
 from tests.bad_sets import AS_CP437, AS_CP1252, NFD
 
-LETTERS = st.characters(min_codepoint=0x20, max_codepoint=0x24F, categories=("Lu", "Ll", "Zs", "Nd"))
+LETTERS = st.characters(
+    min_codepoint=0x20, max_codepoint=0x24F, categories=("Lu", "Ll", "Nd"), exclude_characters="²³¹"
+)
 NAMES = st.text(st.one_of(LETTERS, st.characters(min_codepoint=0x370, max_codepoint=0x4FF, categories=("Lu", "Ll"))))
 
 
