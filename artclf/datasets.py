@@ -5,6 +5,7 @@ Imports no TensorFlow, so that planning a grid stays light.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -48,15 +49,14 @@ def cache_folder() -> Path:
     chosen = os.environ.get("ARTCLF_CACHE")
     if chosen:
         return local_path(chosen)
-    home = os.environ.get("XDG_CACHE_HOME") or (f"{os.environ['HOME']}/.cache" if os.environ.get("HOME") else None)
-    if home and home != "/.cache":
-        folder = Path(home) / "artclf"
-        try:
+    home = Path(os.environ.get("HOME") or "/")
+    caches = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if home.is_dir() and home != Path("/") else None)
+    if caches:
+        folder = Path(caches) / "artclf"
+        with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 return folder
-        except OSError:
-            pass
     return Path(tempfile.gettempdir()) / f"artclf-{os.getuid()}"
 
 

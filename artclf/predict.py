@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artclf.errors import ArtclfError, ConfigError, StorageError, printable, run_command, storage_error
+from artclf.quiet import load_tensorflow
 from artclf.storage import local_path
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def load_classifier(where: str) -> Classifier:
 
 
 def _load_keras(path: Path) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    load_tensorflow()
     import keras
 
     try:

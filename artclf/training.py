@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from artclf.config import Phase, TrainConfig, trial_id
 from artclf.errors import ArtclfError, DivergedError, Interrupted, ResumeError
 from artclf.interrupt import StopRequest
+from artclf.quiet import load_tensorflow
 from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus, now, write_json
 from artclf.storage import atomic_file
@@ -397,7 +398,7 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
     try:
         stop.check()
         log.info("loading TensorFlow")
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        load_tensorflow()
         from artclf.environment import describe_environment
 
         write_json(run.environment, describe_environment(dataset.digest))

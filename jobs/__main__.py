@@ -53,7 +53,10 @@ def open_all(arguments: argparse.Namespace) -> Opened:
 
     backend = open_backend(arguments.backend)
     grid = load_grid(Path(arguments.grid))
-    study = Study(local_path(arguments.root), grid.study)
+    root = local_path(arguments.root)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"--root {arguments.root}: expected a folder for studies, received a file.")
+    study = Study(root, grid.study)
     dataset = open_dataset(grid.dataset)
     expansion = expand(grid, dataset.digest)
     return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))

@@ -59,7 +59,9 @@ def result(run: RunDir) -> Any:
 
 
 def test_the_loss_falls_and_a_finished_run_leaves_every_file(tiny_set: Dataset, tmp_path: Path) -> None:
-    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=20, data__image_size=32, train__learning_rate=3e-3))
+    run = train_to_the_end(
+        tmp_path / "run", tiny_set, settings(train__epochs=20, data__image_size=32, train__learning_rate=3e-3)
+    )
     metrics = run.read_metrics()
     status = run.read_status()
     assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
