@@ -40,7 +40,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from artclf.errors import ArtclfError
 
 MAX_PIXELS = 100_000_000
-"""Most pixels a picture may have by its header: about 0.7 GB while it is decoded."""
+"""Most pixels a picture may have by its header: about 1 GB while it is decoded, 3 GB if of 16-bit colour."""
 MAX_BYTES = 256 * 1024 * 1024
 """Most bytes a picture's file may have."""
 MAX_FRAMES = 1000
