@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,7 +212,6 @@ def _table_bits(table: int, count: int) -> list[int]:
     return sorted(low, key=lambda bit: hashlib.sha256(f"{table} {bit}".encode()).digest())[:count]
 
 
-def number_groups(roots: Iterable[int]) -> npt.NDArray[np.uint32]:
-    """Returns (N,) groups numbered 0, 1, … by first appearance."""
-    numbers: dict[int, int] = {}
-    return np.fromiter((numbers.setdefault(root, len(numbers)) for root in roots), np.uint32)
+def number_groups(roots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Returns (N,) groups numbered 0, 1, … by first appearance, for roots that are their group's lowest number."""
+    return np.unique(roots, return_inverse=True)[1].astype(np.uint32)

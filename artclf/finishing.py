@@ -161,7 +161,7 @@ def _arrange(journal: Journal, rules: Rules) -> _Pictures:
     roots = _group(sql, ids, hashes)
     _share_places(sql, ids, roots, places, rules.seed)
     splits = assign_splits(labels, roots, places, rules.splits, classes)
-    return _Pictures(ids, labels, roots, number_groups(roots.tolist()), splits, classes)
+    return _Pictures(ids, labels, roots, number_groups(roots), splits, classes)
 
 
 def _check_no_class_lost(sql: sqlite3.Connection, classes: list[str]) -> None:

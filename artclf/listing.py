@@ -100,15 +100,16 @@ def write_listing(
         )
     slugs = {to_bytes(name): slug for name, slug in naming.slugs.items()}
     sql.create_function("slug_of", 1, slugs.get, deterministic=True)
+    sql.create_function("label_of", 1, lambda place: to_bytes(sources.labels[place]), deterministic=True)
     sql.execute(
         "INSERT INTO files (source, name, size, problem, class) "
         "SELECT source, name, size, problem, slug_of(raw) FROM listing WHERE raw IS NOT NULL OR problem != '' "
-        "ORDER BY 5, 1, 2"
+        "ORDER BY slug_of(raw), label_of(source), name"
     )
     sql.execute("DROP TABLE listing")
     sql.execute("DROP TABLE labels")
     _check_classes(journal)
-    _keep_notes(journal, notes, naming, unlisted)
+    _keep_notes(journal, sources, notes, naming, unlisted)
     journal.set_meta("artists", None if notes.artists is None else _artists_beside(sources, *notes.artists))
     journal.set_meta("digest", notes.digest.hexdigest())
     journal.set_key(key(notes.digest.hexdigest()))
@@ -243,7 +244,7 @@ def _check_classes(journal: Journal) -> None:
         )
 
 
-def _keep_notes(journal: Journal, notes: _Notes, naming: Naming, unlisted: int) -> None:
+def _keep_notes(journal: Journal, sources: Sources, notes: _Notes, naming: Naming, unlisted: int) -> None:
     warnings = [f"{shown(name)}: empty folder, left out" for name in notes.empty]
     warnings += [f"{shown(name)}: read in a wrong code page, repaired to {slug}" for name, slug in naming.repaired]
     warnings += [f"{' and '.join(group)}: names that differ in case or accents only" for group in naming.alike]
@@ -252,6 +253,7 @@ def _keep_notes(journal: Journal, notes: _Notes, naming: Naming, unlisted: int) 
     values: dict[str, Any] = {
         "ignored": notes.ignored + unlisted,
         "displays": naming.displays,
+        "sources": sources.labels,
         "repaired": len(naming.repaired),
         "warnings": warnings,
     }

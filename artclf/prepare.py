@@ -173,7 +173,7 @@ def _prepare(sources: Sources, out: Path, work: Path, options: Options, progress
         shutil.rmtree(work, ignore_errors=True)
         return Dataset.open(out)
     _check_free(out, options)
-    if not digest or not _is_journal_of(work, _scan_key(digest, options)):
+    if not digest or not _can_go_on(work, _scan_key(digest, options)):
         shutil.rmtree(work, ignore_errors=True)
     data = work / "data"
     make_folder(data)
@@ -181,6 +181,7 @@ def _prepare(sources: Sources, out: Path, work: Path, options: Options, progress
         if journal.key() is None:
             listing = ListingOptions(options.labels, options.merge_names, options.allow_empty)
             write_listing(journal, sources, listing, lambda digest: _scan_key(digest, options), count_files)
+        sources.arrange(journal.meta("sources"))
         artists = _read_artists(journal, options)
         _check_artists(journal, artists, options)
         how = ScanOptions(options.max_side, options.salvage)
@@ -210,14 +211,15 @@ def _is_finished(out: Path, digest: str, options: Options) -> bool:
     return is_dataset(out) and read_manifest(out).get("recipe") == options.recipe(digest)
 
 
-def _is_journal_of(work: Path, key: str) -> bool:
+def _can_go_on(work: Path, key: str) -> bool:
+    """Says whether what an earlier prepare left is of the same sources and options, and whole as far as it goes."""
     from artclf.scan import Journal
 
     if not (work / "journal.sqlite").exists():
         return False
     try:
         with Journal(work / "journal.sqlite") as journal:
-            return journal.key() == key
+            return journal.key() == key and journal.has_its_shards(work / "data")
     except sqlite3.DatabaseError:
         return False
 
@@ -380,7 +382,7 @@ class Display:
             self._bar = progress.Progress(
                 progress.TextColumn("{task.description:<9}"),
                 progress.BarColumn(),
-                progress.TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+                progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
@@ -397,8 +399,6 @@ class Display:
         self.worked = self.worked or phase != "listing"
         if self._bar is not None:
             if self._task is None or phase != self._phase:
-                if self._task is not None:
-                    self._bar.remove_task(self._task)
                 self._task = self._bar.add_task(phase, total=total or None)
             self._bar.update(self._task, completed=done)
         elif not self._quiet and self._clock() >= self._next_line:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from artclf.duplicates import Signature, signature
 from artclf.names import from_bytes
-from artclf.records import ShardWriter
+from artclf.records import ShardWriter, shard_name
 from artclf.sources import CannotRead, Sources
 
 if TYPE_CHECKING:
@@ -140,6 +140,14 @@ class Journal:
             "SELECT shard, offset + size FROM pictures WHERE verdict = 'used' ORDER BY id DESC LIMIT 1"
         ).fetchone()
         return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+    def has_its_shards(self, folder: Path) -> bool:
+        """Says whether every shard is at least as long as committed: a power cut may leave less than was promised."""
+        ends = self.sql.execute(
+            "SELECT shard, max(offset + size) FROM pictures WHERE verdict = 'used' GROUP BY shard"
+        ).fetchall()
+        paths = [(folder / shard_name(shard), end) for shard, end in ends]
+        return all(path.is_file() and path.stat().st_size >= end for path, end in paths)
 
     def same_pixels(self, pixels: bytes, label: str) -> int | None:
         """Returns the file of this class already used that shows the same pixels."""

@@ -261,6 +261,10 @@ class Sources:
         """What each source is called: the last part of its path."""
         return [source.label for source in self._sources]
 
+    def arrange(self, labels: list[str]) -> None:
+        """Puts the sources in the order of these labels: archives inside are found in the order of a disk's listing."""
+        self._sources.sort(key=lambda source: labels.index(source.label))
+
     @property
     def folders(self) -> list[Path]:
         """The folders among the sources."""

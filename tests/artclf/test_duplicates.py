@@ -109,7 +109,7 @@ def test_groups_do_not_depend_on_the_order_of_joins(pairs: list[tuple[int, int]]
 
 
 def test_groups_are_numbered_by_first_appearance() -> None:
-    assert number_groups([0, 1, 0, 3, 1]).tolist() == [0, 1, 0, 2, 1]
+    assert number_groups(np.array([0, 1, 0, 3, 1])).tolist() == [0, 1, 0, 2, 1]
 
 
 @pytest.mark.shared

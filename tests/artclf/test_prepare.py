@@ -222,6 +222,22 @@ def test_a_killed_prepare_starts_over_when_its_sources_changed(tmp_path: Path) -
     assert len(dataset) == 41
 
 
+def test_lost_shards_are_made_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", classes("Ada", "Ben", count=20))
+    killed_prepare(folder, tmp_path / "out")
+    (shard,) = tmp_path.glob(".tmp-prepare-*/data/shards/00000.bin")
+    os.truncate(shard, 100)
+    assert_sound(prepare([str(folder)], tmp_path / "out"))
+
+
+def test_the_order_of_sources_makes_no_other_data_set(tmp_path: Path) -> None:
+    sources = [
+        str(write(tmp_path / name, classes("Ada", "Ben", first_seed=seed))) for name, seed in (("one", 0), ("two", 100))
+    ]
+    digests = {prepare(order, tmp_path / f"out of {order[0][-3:]}").digest for order in (sources, sources[::-1])}
+    assert len(digests) == 1
+
+
 def test_a_damaged_journal_is_started_over(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", classes("Ada", "Ben", count=20))
     killed_prepare(folder, tmp_path / "out")
@@ -340,6 +356,29 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     lines = ended.stderr.splitlines()
     assert 2 <= len(lines) < 10
     assert lines[0].startswith("pictures: ")
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_time_left(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", classes("Ada", "Ben", count=30))
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "artclf.prepare", str(folder), "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while chunk := read_terminal(ours):
+            shown += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"pictures" in shown and b"60/60" in shown and b"0:00:0" in shown
+    assert b"Traceback" not in shown
+
+
+def read_terminal(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # Linux says EIO when the other side of a pseudo-terminal is closed
+        return b""
 
 
 def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
