@@ -41,28 +41,45 @@ def holder(lock: Path) -> int | None:
 
 
 @contextmanager
-def exclusive(lock: Path, problem: str) -> Iterator[None]:
-    """Holds a lock file for this process.
+def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[None]:
+    """Holds a lock file for this process; ``remove`` takes the file away at the end.
 
     Raises:
         ConfigError: ``problem`` with the holder's process id, if another process holds it.
     """
     make_folder(lock.parent)
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise storage_error("open", lock, error) from error
+    descriptor = _open(lock)
     try:
         try:
             _take(descriptor)
         except BlockingIOError:
             other = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise ConfigError(f"{problem} (process {other}). Wait for it, or stop it first.") from None
+        if not _is_at(descriptor, lock):  # its last holder removed it between our opening and taking it
+            raise ConfigError(f"{problem}, or just was. Start again.")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            if remove:
+                lock.unlink(missing_ok=True)  # while it is held: nobody can take what is no longer at its name
     finally:
         os.close(descriptor)
+
+
+def _open(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage_error("open", lock, error) from error
+
+
+def _is_at(descriptor: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(lock))
+    except FileNotFoundError:
+        return False
 
 
 def _take(descriptor: int) -> None:

@@ -145,7 +145,7 @@ def prepare(
     work = out.with_name(f"{TEMPORARY}prepare-{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:12]}")
     lock = work.with_name(f"{work.name}.lock")
     with (
-        exclusive(lock, f"{shown(str(out))}: another prepare is at work on it"),
+        exclusive(lock, f"{shown(str(out))}: another prepare is at work on it", remove=True),
         Sources(sources, options.nested_zips, out.parent) as opened,
     ):
         _check_apart(out, opened)
