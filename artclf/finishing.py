@@ -318,8 +318,8 @@ def _manifest(
         "digest": dataset_digest(
             pictures.classes,
             (
-                (sha.hex(), int(pictures.labels[number]), int(pictures.splits[number]))
-                for number, (sha,) in enumerate(shas)
+                (sha.hex(), int(label), int(split))
+                for (sha,), label, split in zip(shas, pictures.labels, pictures.splits, strict=True)
             ),
         ),
         "classes": classes,

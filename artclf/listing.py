@@ -92,13 +92,29 @@ def write_listing(
     naming = settle_names(
         from_bytes(row[0]) for row in sql.execute("SELECT DISTINCT raw FROM listing WHERE raw IS NOT NULL")
     )
+    _check_clashes(naming, options)
+    _order_files(journal, sources, naming)
+    _check_classes(journal)
+    _keep_notes(journal, sources, notes, naming, unlisted)
+    journal.set_meta("artists", None if notes.artists is None else _artists_beside(sources, *notes.artists))
+    journal.set_meta("digest", notes.digest.hexdigest())
+    journal.set_key(key(notes.digest.hexdigest()))
+    journal.commit()
+
+
+def _check_clashes(naming: Naming, options: ListingOptions) -> None:
     if naming.clashes and not options.merge_names:
         clashes = "; ".join(" = ".join(map(shown, names)) for names in naming.clashes[:_SHOWN])
         raise ConfigError(
             f"one class under several names, some read in a wrong code page: {clashes}. "
             "Add --merge-names to make one class of each, or rename the folders."
         )
+
+
+def _order_files(journal: Journal, sources: Sources, naming: Naming) -> None:
+    """Makes the final list: by class, source and name, so that no disk's order shows in the data set."""
     slugs = {to_bytes(name): slug for name, slug in naming.slugs.items()}
+    sql = journal.sql
     sql.create_function("slug_of", 1, slugs.get, deterministic=True)
     sql.create_function("label_of", 1, lambda place: to_bytes(sources.labels[place]), deterministic=True)
     sql.execute(
@@ -108,12 +124,6 @@ def write_listing(
     )
     sql.execute("DROP TABLE listing")
     sql.execute("DROP TABLE labels")
-    _check_classes(journal)
-    _keep_notes(journal, sources, notes, naming, unlisted)
-    journal.set_meta("artists", None if notes.artists is None else _artists_beside(sources, *notes.artists))
-    journal.set_meta("digest", notes.digest.hexdigest())
-    journal.set_key(key(notes.digest.hexdigest()))
-    journal.commit()
 
 
 @dataclass

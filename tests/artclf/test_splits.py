@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artclf.errors import ConfigError
@@ -21,6 +21,7 @@ def split(labels: list[int], groups: list[int], seed: int = 0, ratios: tuple[flo
     return list(assign_splits(np.array(labels), np.array(groups), places, ratios, names))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=60),
     st.integers(0, 5),
@@ -39,6 +40,7 @@ def test_groups_stay_whole_and_every_class_is_in_every_split(
         assert {s for s, own in zip(chosen, labels, strict=True) if own == label} == {0, 1, 2}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(3, 400), min_size=1, max_size=5))
 def test_single_pictures_are_split_to_the_nearest_number(counts: list[int]) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
