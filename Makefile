@@ -24,7 +24,7 @@ logs: .venv/ready
 
 test: .venv/ready
 	tests/browser.sh
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
