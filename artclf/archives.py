@@ -50,8 +50,11 @@ def open_zip(file: IO[bytes], where: str) -> zipfile.ZipFile:
 
 
 def is_zip(path: Path) -> bool:
-    """Says whether a file is a zip archive by its content."""
-    return zipfile.is_zipfile(path)
+    """Says whether a file is a zip archive, or the beginning of one, by its content."""
+    if zipfile.is_zipfile(path):
+        return True
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\3\4"
 
 
 def _check_directory(file: IO[bytes], where: str) -> None:
