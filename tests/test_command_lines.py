@@ -1,6 +1,7 @@
 """The command lines as a tired person calls them: BAD_INPUTS' table "CLI and local state", by case id.
 
-Its cloud rows (C03, C04, C15, C16, C18) need a backend that this version does not have.
+C15 to C18, the container's rows, are in tests/container. C03 and C04 (account, region, clock) need a cloud
+backend, which this version does not have.
 """
 
 from __future__ import annotations

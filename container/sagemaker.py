@@ -1,0 +1,102 @@
+"""SageMaker's folder contract: what the platform puts below /opt/ml before ``train``, and what it takes from there.
+
+Facts and names are those of the SageMaker Developer Guide, "How Amazon SageMaker Provides Training
+Information". Turns hyperparameters into a run directory and, at the end, a run into /opt/ml/model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from artclf.config import TrainConfig
+from artclf.errors import ConfigError
+from artclf.rundir import RunDir, write_json
+from artclf.storage import atomic_file, make_folder
+from artclf.strict_yaml import parse_value
+
+BASE = "/opt/ml"
+CHANNEL = "dataset"
+FAILURE_CHARACTERS = 1024  # of the failure file become FailureReason (Developer Guide, "Signals … Failure")
+PLATFORM_WORDS = ("sagemaker_", "_tuning_objective_metric")  # hyperparameters that are not the user's
+
+
+class SageMakerFolders:
+    """The platform's folders below a base, which is /opt/ml but in tests."""
+
+    def __init__(self, base: Path) -> None:
+        self.config = base / "input" / "config"
+        self.channel = base / "input" / "data" / CHANNEL
+        self.run = RunDir(base / "checkpoints")
+        self.model = base / "model"
+        self.failure = base / "output" / "failure"
+
+    @classmethod
+    def here(cls) -> SageMakerFolders:
+        """Returns the folders of this container (ARTCLF_SAGEMAKER_BASE moves them, for tests)."""
+        return cls(Path(os.environ.get("ARTCLF_SAGEMAKER_BASE", BASE)))
+
+    def begin_run(self) -> RunDir:
+        """Writes config.json and job.json from what the platform left, and returns the run directory.
+
+        Raises:
+            ConfigError: for several hosts, unknown or wrong hyperparameters, or a missing channel.
+        """
+        from artclf.datasets import open_dataset
+
+        if not self.config.parent.is_dir():
+            raise ConfigError(
+                f"{self.config.parent}: not started by SageMaker (no such folder). Expected --run-uri URI, or the "
+                f"word train with SageMaker's folders."
+            )
+        self._refuse_several_hosts()
+        config = TrainConfig.from_settings(self._settings(), where="hyperparameters")
+        if not self.channel.is_dir():
+            raise ConfigError(f"{self.channel}: expected an input channel named {CHANNEL}, found none.")
+        dataset = open_dataset(str(self.channel))
+        make_folder(self.run.path)
+        with atomic_file(self.run.config) as temporary:
+            temporary.write_text(config.to_json(), encoding="utf-8")
+        write_json(self.run.job, {"dataset": str(dataset.folder), "data_digest": dataset.digest})
+        return self.run
+
+    def deliver(self) -> None:
+        """Copies the finished model and its scores to where the platform packs model.tar.gz from."""
+        make_folder(self.model)
+        for path in (self.run.model, self.run.model_json, self.run.metrics, self.run.environment):
+            shutil.copy2(path, self.model / path.name)
+        shutil.copytree(self.run.evaluation, self.model / self.run.evaluation.name, dirs_exist_ok=True)
+
+    def report_failure(self, reason: str) -> None:
+        """Writes the file whose text the platform shows as the reason of failure."""
+        make_folder(self.failure.parent)
+        self.failure.write_text(" ".join(reason.split())[:FAILURE_CHARACTERS], encoding="utf-8")
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns the settings; every value arrives as a string and is read as in a grid file."""
+        given = self._read("hyperparameters.json")
+        return {
+            name: parse_value(value, f"hyperparameters: {name}") if isinstance(value, str) else value
+            for name, value in given.items()
+            if not name.startswith(PLATFORM_WORDS)
+        }
+
+    def _refuse_several_hosts(self) -> None:
+        hosts = self._read("resourceconfig.json").get("hosts", [])
+        if len(hosts) > 1:
+            raise ConfigError(f"expected one host for one trial, received {len(hosts)}. Set InstanceCount to 1.")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.config / name
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ConfigError(f"{path}: not readable as JSON: {error}.") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected an object of strings, received something else.")
+        return content
