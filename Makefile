@@ -28,7 +28,7 @@ test: .venv/ready
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy artclf jobs container tests
+	.venv/bin/mypy artclf jobs container tests bench
 check: lint test
 bench: .venv/ready
 	$(PY) -m bench $(ARGS)

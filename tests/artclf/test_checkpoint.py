@@ -20,7 +20,7 @@ def commit(checkpoints: Checkpoints, epoch: int) -> int:
 
 def test_what_was_committed_is_restored_to_the_bit(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    Checkpoints(tmp_path).commit({"epoch": 1, "value": 0.1}, {"weights": {"0000": values, "0001": np.int64(3)}})
+    Checkpoints(tmp_path).commit({"epoch": 1, "value": 0.1}, {"weights": {"0000": values, "0001": np.array(3)}})
     generation, damaged = Checkpoints(tmp_path).restore()
     assert generation is not None and not damaged
     assert generation.state == {"epoch": 1, "value": 0.1}

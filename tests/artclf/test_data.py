@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -199,7 +201,7 @@ def test_top_classes_are_the_largest_ones(tiny_set: Dataset) -> None:
         (MinImages(min_images=1000), "leaves 0"),
     ],
 )
-def test_a_choice_of_classes_that_cannot_be_met_says_why(tiny_set: Dataset, classes: object, said: str) -> None:
+def test_a_choice_of_classes_that_cannot_be_met_says_why(tiny_set: Dataset, classes: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         choose_classes(tiny_set, DataConfig.model_construct(classes=classes))
 

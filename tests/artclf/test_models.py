@@ -124,7 +124,7 @@ def test_freezing_and_freeing_again_leaves_all_layers_free() -> None:
     assert net.backbone is not None
     before = len(net.model.trainable_variables)
     for trainable in ("none", 3, "all"):
-        net.set_trainable(trainable)  # type: ignore[arg-type]
+        net.set_trainable(trainable)
     assert len(net.model.trainable_variables) == before
 
 
