@@ -9,9 +9,11 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from artclf.errors import ConfigError
+from artclf.locks import turn
 from artclf.records import Dataset, is_dataset
 from artclf.storage import local_path
 
@@ -19,18 +21,19 @@ SAMPLE = "sample:"
 """Names the generated pictures of made-up painters (artclf.sample)."""
 
 
-def open_dataset(uri: str) -> Dataset:
+def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dataset:
     """Returns the data set that a name stands for.
 
     Args:
         uri: a prepared folder; a folder or zip of pictures (prepared into the cache on first use and
             again when a file of it changes); or ``sample:``.
+        check_stop: is called now and then while pictures are prepared; may raise to stop.
 
     Raises:
         ConfigError: if there is nothing usable under that name.
     """
     if uri == SAMPLE:
-        return _sample()
+        return _sample(check_stop)
     folder = local_path(uri)
     if folder.is_dir() and is_dataset(folder):
         return Dataset.open(folder)
@@ -40,7 +43,8 @@ def open_dataset(uri: str) -> Dataset:
         )
     if (folder / "manifest.json").exists():
         return Dataset.open(folder)  # says what is wrong with it
-    return _prepared([str(folder)], f"{folder.name or 'data'}-{_listing_digest(folder)}")
+    name = f"{folder.name or 'data'}-{_listing_digest(folder)}"
+    return _prepared(folder, cache_folder() / "datasets" / name, None, check_stop)
 
 
 def cache_folder() -> Path:
@@ -60,25 +64,31 @@ def cache_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"artclf-{os.getuid()}"
 
 
-def _sample() -> Dataset:
+def _sample(check_stop: Callable[[], None]) -> Dataset:
     from artclf import sample
 
     folder = cache_folder() / "datasets" / f"sample-{sample.VERSION}"
-    if is_dataset(folder):
-        return Dataset.open(folder)
     pictures = cache_folder() / "sources" / f"sample-{sample.VERSION}"
-    if not pictures.exists():
-        sample.make_sample(pictures)
-    return _prepared([str(pictures)], folder.name, artists=pictures / "artists.csv")
+    if not is_dataset(folder):
+        with turn(pictures.with_name(f".{pictures.name}.lock")):
+            if not pictures.exists():
+                sample.make_sample(pictures)
+    return _prepared(pictures, folder, pictures / "artists.csv", check_stop)
 
 
-def _prepared(sources: list[str], name: str, artists: Path | None = None) -> Dataset:
-    from artclf.prepare import Options, prepare
+def _prepared(source: Path, folder: Path, artists: Path | None, check_stop: Callable[[], None]) -> Dataset:
+    """Returns the data set of a source in the cache, made by one process while others wait for it."""
+    from artclf.prepare import Display, Options, prepare
 
-    folder = cache_folder() / "datasets" / name
     if is_dataset(folder):
         return Dataset.open(folder)
-    return prepare(sources, folder, Options(artists=artists))
+    with turn(folder.with_name(f".{folder.name}.lock")), Display(quiet=False) as display:
+
+        def progress(phase: str, done: int, total: int) -> None:
+            check_stop()
+            display.show(phase, done, total)
+
+        return prepare([str(source)], folder, Options(artists=artists), progress)
 
 
 def _listing_digest(source: Path) -> str:

@@ -82,6 +82,18 @@ def _is_at(descriptor: int, lock: Path) -> bool:
         return False
 
 
+@contextmanager
+def turn(lock: Path) -> Iterator[None]:
+    """Holds a lock file for this process, after waiting for whoever holds it now."""
+    make_folder(lock.parent)
+    descriptor = _open(lock)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _take(descriptor: int) -> None:
     """Takes the lock; tries for a second, since another process's is_held has it for an instant."""
     for attempt in range(20):

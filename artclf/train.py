@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 
     _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
     with StopRequest.on_signals() as stop:
-        run, dataset, config = _prepare_run(arguments)
+        run, dataset, config = _prepare_run(arguments, stop)
         check_writable(run.path)
         with run.locked():
             _refuse_other_settings(run, config, dataset)
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare_run(arguments: argparse.Namespace) -> tuple[RunDir, Dataset, TrainConfig]:
+def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunDir, Dataset, TrainConfig]:
     """Returns what to train: told by the arguments, or by the run directory where it already says so."""
     from artclf.config import TrainConfig, trial_id
     from artclf.datasets import SAMPLE, open_dataset
@@ -96,7 +96,7 @@ def _prepare_run(arguments: argparse.Namespace) -> tuple[RunDir, Dataset, TrainC
     config = TrainConfig.from_settings(_settings(arguments), where="settings")
     if not told:
         print("No data named: training a small network on generated sample pictures.")
-    dataset = open_dataset(arguments.data or (job or {}).get("dataset") or SAMPLE)
+    dataset = open_dataset(arguments.data or (job or {}).get("dataset") or SAMPLE, stop.check)
     return run or RunDir(local_path(DEFAULT_RUNS / trial_id(config, dataset.digest))), dataset, config
 
 
