@@ -319,7 +319,10 @@ def _tiny_classes(facts: _Facts) -> Iterator[Finding]:
             if c.support < FEW_TO_SCORE:
                 small.setdefault(c.name, f"{c.name} ({c.support} to {'test' if split == 'test' else 'validate'} on)")
     if not _other_data(facts):
+        told_apart = {c.name for r in facts.done for evaluation in r.evaluations.values() for c in evaluation.per_class}
         for c in facts.manifest.get("classes", ()):
+            if told_apart and c["slug"] not in told_apart:
+                continue  # data.classes left it out of every trial
             train = (c.get("counts") or {}).get("train", FEW_TO_LEARN)
             if train < FEW_TO_LEARN:
                 small.setdefault(c["slug"], f"{c['slug']} ({train} to learn from)")

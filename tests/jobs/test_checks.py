@@ -197,6 +197,15 @@ def test_tiny_classes_are_named_with_their_counts(tmp_path: Path) -> None:
     assert "cat (2 to validate on)" in finding.detail
 
 
+def test_a_tiny_class_that_no_trial_was_asked_to_tell_apart_is_not_complained_of(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", per_class=20)
+    study = make_study(tmp_path, [Fake()], dataset=dataset)
+    left_out = {"slug": "left_out", "counts": {"train": 2, "val": 1, "test": 1}}
+    manifest = {**dataset.manifest, "classes": [*dataset.manifest["classes"], left_out]}
+    findings = check(gather(study), read_study(study).objective, manifest)
+    assert "left_out" not in titled(findings, "tiny").detail
+
+
 def test_pictures_left_out_of_the_scores_are_an_error(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "data", per_class=60)
     study = make_study(tmp_path, [Fake()], dataset=dataset)
