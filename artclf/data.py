@@ -174,14 +174,16 @@ class Batches:
 
     def evaluation(self) -> Iterator[Batch]:
         """Yields every picture of the split once, in order; with several crops a picture's views
-        stand one after the other, so a batch holds ``evaluation_crops`` times as many images as labels."""
+        stand one after the other, so a batch then holds fewer pictures, each several times."""
+        views = self._config.crops if self._config.view == "crop" else 1
+        pictures = max(1, self._batch_size // views)
 
         def build(start: int) -> Batch:
-            items = np.arange(start, min(start + self._batch_size, len(self._split)))
+            items = np.arange(start, min(start + pictures, len(self._split)))
             images = np.concatenate([evaluation_views(self._pixels(item), self._config) for item in items.tolist()])
             return Batch(images, self._split.labels[items], self._split.records[items])
 
-        return self._ahead(build, range(0, len(self._split), self._batch_size))
+        return self._ahead(build, range(0, len(self._split), pictures))
 
     def _pixels(self, item: int) -> Pixels:
         picture = read_picture(self._dataset.read(int(self._split.records[item])))

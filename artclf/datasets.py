@@ -15,6 +15,7 @@ from pathlib import Path
 from artclf.errors import ConfigError
 from artclf.locks import turn
 from artclf.records import Dataset, is_dataset
+from artclf.sources import KAGGLE
 from artclf.storage import local_path
 
 SAMPLE = "sample:"
@@ -34,6 +35,8 @@ def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dat
     """
     if uri == SAMPLE:
         return _sample(check_stop)
+    if uri.startswith(KAGGLE):
+        return _prepared(uri, cache_folder() / "datasets" / uri.replace(":", "-").replace("/", "-"), None, check_stop)
     folder = local_path(uri)
     if folder.is_dir() and is_dataset(folder):
         return Dataset.open(folder)
@@ -76,7 +79,7 @@ def _sample(check_stop: Callable[[], None]) -> Dataset:
     return _prepared(pictures, folder, pictures / "artists.csv", check_stop)
 
 
-def _prepared(source: Path, folder: Path, artists: Path | None, check_stop: Callable[[], None]) -> Dataset:
+def _prepared(source: Path | str, folder: Path, artists: Path | None, check_stop: Callable[[], None]) -> Dataset:
     """Returns the data set of a source in the cache, made by one process while others wait for it."""
     from artclf.prepare import Display, Options, prepare
 

@@ -14,6 +14,7 @@ A message is one or two sentences: where, what was expected, what came, what to 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -67,6 +68,9 @@ class Interrupted(ArtclfError):
     exit_code = 75
 
 
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+
 def storage_error(action: str, path: os.PathLike[str] | str, cause: OSError) -> StorageError:
     """Returns the StorageError that says which path the system refused and why."""
     return StorageError(f"{os.fspath(path)}: cannot {action}: {cause.strerror or cause}.")
@@ -100,9 +104,10 @@ def run_command(main: Callable[[list[str]], int]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _DISK_FAULTS:
             raise
-        print(f"error: {printable(str(storage_error('use', error.filename, error)))}", file=sys.stderr)
+        where = error.filename if error.filename is not None else "a file"
+        print(f"error: {printable(str(storage_error('use', where, error)))}", file=sys.stderr)
         code = StorageError.exit_code
     sys.exit(code)
 

@@ -311,7 +311,6 @@ def _from_split(arguments: argparse.Namespace, classifier: Classifier) -> Found:
     pictures = (read_picture(dataset.read(record)).pixels for record in known.tolist())
     probabilities = list(classifier.probabilities(pictures))
     names = dataset.names(known)
-    dataset.close()
     return labels[labels >= 0], _stacked(probabilities, classifier), names, left_out
 
 

@@ -39,6 +39,7 @@ class StopRequest:
             request.reason = signal.Signals(number).name
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # whoever started us may have held them back until now
         try:
             yield request
         finally:

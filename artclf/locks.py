@@ -62,6 +62,7 @@ def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[Non
         try:
             yield
         finally:
+            os.ftruncate(descriptor, 0)  # nobody signals this process as the holder any more
             if remove:
                 lock.unlink(missing_ok=True)  # while it is held: nobody can take what is no longer at its name
     finally:

@@ -17,7 +17,6 @@ import csv
 import hashlib
 import json
 import os
-import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -165,8 +164,6 @@ class Dataset:
         self.manifest = manifest
         self.index = index
         self.classes = [ClassInfo(c["slug"], c["display"], c.get("about") or {}) for c in manifest["classes"]]
-        self._descriptors: dict[int, int] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -211,7 +208,12 @@ class Dataset:
         size = int(row["size"])
         shard = int(row["shard"])
         try:
-            content = os.pread(self._descriptor(shard), size, int(row["offset"]))
+            # Opened for each read: a few microseconds, and no limit on how many shards a set may have.
+            descriptor = os.open(self.folder / shard_name(shard), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                content = os.pread(descriptor, size, int(row["offset"]))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise storage_error("read", self.folder / shard_name(shard), error) from error
         if len(content) != size or zlib.crc32(content) != row["crc"]:
@@ -238,19 +240,6 @@ class Dataset:
         wanted = set(records.tolist())
         found = {i: row["name"] for i, row in enumerate(self.pictures()) if i in wanted}
         return [found[record] for record in records.tolist()]
-
-    def close(self) -> None:
-        """Closes the shards."""
-        with self._lock:
-            for descriptor in self._descriptors.values():
-                os.close(descriptor)
-            self._descriptors.clear()
-
-    def _descriptor(self, shard: int) -> int:
-        with self._lock:
-            if shard not in self._descriptors:
-                self._descriptors[shard] = os.open(self.folder / shard_name(shard), os.O_RDONLY)
-            return self._descriptors[shard]
 
 
 def is_dataset(folder: Path) -> bool:

@@ -80,6 +80,20 @@ class RunDir:
         """Returns the path of a split's probabilities, picture by picture."""
         return self.evaluation / f"predictions_{split}.csv"
 
+    def begin(self, config: TrainConfig, dataset: Path, data_digest: str, **limits: float) -> None:
+        """Writes what a run needs to begin: job.json first, so that a run with settings always has its data.
+
+        Args:
+            config: the settings; those that are there already stay.
+            dataset: the prepared data set's folder.
+            data_digest: its digest, which is checked when the run goes on.
+            limits: ``max_hours`` of one job, if there is such a limit.
+        """
+        write_json(self.job, {"dataset": str(dataset.absolute()), "data_digest": data_digest, **limits})
+        if not self.config.exists():
+            with atomic_file(self.config) as temporary:
+                temporary.write_text(config.to_json(), encoding="utf-8")
+
     def read_config(self) -> TrainConfig:
         """Returns the run's settings. Raises ConfigError if the file is missing or wrong."""
         settings = read_json(self.config)
@@ -99,6 +113,12 @@ class RunDir:
         if known.get("state") not in STATES:
             raise StorageError(f"{self.status}: expected a state of {', '.join(STATES)}, received {content!r:.80}.")
         return RunStatus(**known)
+
+    def is_complete(self) -> bool:
+        """Says whether all that a finished run leaves is there."""
+        left = [self.model, self.model_json, self.environment, self.metrics]
+        left += [path(split) for path in (self.evaluation_json, self.predictions_csv) for split in ("val", "test")]
+        return all(path.is_file() for path in left)
 
     def write_status(self, status: RunStatus) -> None:
         """Replaces the status in one step."""

@@ -124,11 +124,16 @@ class Journal:
 
     def files(self, after: int = 0) -> Iterator[File]:
         """Yields the files with a higher number, in order."""
-        rows = self.sql.execute(
-            "SELECT id, source, name, size, problem, class FROM files WHERE id > ? ORDER BY id", (after,)
-        )
-        for number, source, name, size, problem, label in rows:
-            yield File(number, source, from_bytes(name), size, problem, label)
+        while True:  # page by page: an open cursor would keep SQLite from ever shortening its log
+            rows = self.sql.execute(
+                "SELECT id, source, name, size, problem, class FROM files WHERE id > ? ORDER BY id LIMIT ?",
+                (after, COMMIT_EVERY),
+            ).fetchall()
+            if not rows:
+                return
+            for number, source, name, size, problem, label in rows:
+                yield File(number, source, from_bytes(name), size, problem, label)
+            after = rows[-1][0]
 
     def done(self) -> int:
         """Returns the number of the last file judged and committed."""

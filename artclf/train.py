@@ -35,20 +35,17 @@ log = logging.getLogger("artclf")
 def main(argv: list[str]) -> int:
     """Runs ``python -m artclf.train``."""
     arguments = _parser().parse_args(argv)
-    from artclf.rundir import write_json
-    from artclf.training import train
-
-    _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
     with StopRequest.on_signals() as stop:
+        from artclf.training import train
+
+        _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
         run, dataset, config = _prepare_run(arguments, stop)
         check_writable(run.path)
         with run.locked():
             _refuse_other_settings(run, config, dataset)
             if arguments.resume and not any(run.checkpoints.glob("gen-*")):
                 raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
-            if not run.config.exists():
-                run.config.write_text(config.to_json(), encoding="utf-8")
-                write_json(run.job, {"dataset": str(dataset.folder.absolute()), "data_digest": dataset.digest})
+            run.begin(config, dataset.folder, dataset.digest)
             _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
             train(run, dataset, config, stop, arguments.threads)
     return 0
@@ -74,8 +71,16 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="one setting, as in a grid"
     )
     parser.add_argument("--resume", action="store_true", help="refuse to begin from zero")
-    parser.add_argument("--threads", type=int, metavar="N", help="decoding threads (default: one a core)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="decoding threads (default: one a core, 8 at most)"
+    )
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, received {text!r}")
+    return int(text)
 
 
 def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunDir, Dataset, TrainConfig]:
@@ -91,20 +96,23 @@ def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunD
     job = read_json(run.job) if run else None
     if run and job and not told:
         return run, _same_dataset(job), run.read_config()
-    if arguments.resume and not job:
-        raise ResumeError(f"{arguments.run_dir or DEFAULT_RUNS}: --resume was given, but no run began here.")
-    config = TrainConfig.from_settings(_settings(arguments), where="settings")
+    if arguments.resume and run and not job:
+        raise ResumeError(f"{run.path}: --resume was given, but no run began here.")
+    config = TrainConfig.from_settings(_settings(arguments, run), where="settings")
     if not told:
         print("No data named: training a small network on generated sample pictures.")
     dataset = open_dataset(arguments.data or (job or {}).get("dataset") or SAMPLE, stop.check)
     return run or RunDir(local_path(DEFAULT_RUNS / trial_id(config, dataset.digest))), dataset, config
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def _settings(arguments: argparse.Namespace, run: RunDir | None) -> dict[str, Any]:
+    """Returns the settings told by --config and --set, over those of the run if it began already."""
     from artclf.config import flatten, parse_setting
     from artclf.strict_yaml import load
 
     settings: dict[str, Any] = {} if arguments.data or arguments.config else dict(SAMPLE_SETTINGS)
+    if run and run.config.exists() and not arguments.config:
+        settings = run.read_config().flat()
     if arguments.config:
         try:
             text = arguments.config.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ command; its state is committed before it ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from artclf.config import Phase, TrainConfig, trial_id
-from artclf.errors import ArtclfError, DivergedError, Interrupted, ResumeError
+from artclf.errors import ArtclfError, DivergedError, Interrupted, ResumeError, StorageError
 from artclf.interrupt import StopRequest
 from artclf.quiet import load_tensorflow
 from artclf.records import Dataset
@@ -111,13 +112,17 @@ class Training:
         self.state = TrainState()
         self.best: Arrays = {}
         self.phases = config.phases()
+        self.identity = trial_id(config, dataset.digest)
         self._clock = time.monotonic()
         self._ticked = 0.0
 
     # -- the loop --------------------------------------------------------------------------------
 
-    def fit(self) -> None:
+    def fit(self, status: RunStatus) -> None:
         """Trains from where the run stands to its end, committing after every epoch.
+
+        Args:
+            status: written again after each commit, with the epochs and seconds so far.
 
         Raises:
             Interrupted: when asked to stop, after a commit.
@@ -132,6 +137,7 @@ class Training:
                 self._finish_epoch(phase, validation)
                 self.commit()
                 self.run.write_metrics(self.state.history)
+                self.run.write_status(self.so_far(status))
                 self._log_epoch()
             self._next_phase()
 
@@ -245,7 +251,7 @@ class Training:
         log.info("going on from epoch %d, step %d", self.state.epoch, self.state.step)
 
     def _adopt(self, generation: Generation) -> None:
-        expected = self._identity()
+        expected = self.identity
         if generation.state["identity"] != expected:
             raise ResumeError(
                 f"{self.run.checkpoints}: the committed state belongs to settings and data "
@@ -260,13 +266,17 @@ class Training:
 
     def commit(self) -> None:
         """Commits the whole state; what is on disk then is enough to go on from here."""
-        state = {"identity": self._identity(), "place": {**asdict(self.state), "seconds": self.seconds()}}
+        state = {"identity": self.identity, "place": {**asdict(self.state), "seconds": self.seconds()}}
         arrays = {
             "weights": self.learner.weight_arrays(),
             "optimizer": self.learner.optimizer_arrays(),
             "best": self.best,
         }
         self.checkpoints.commit(state, arrays)
+
+    def so_far(self, status: RunStatus) -> RunStatus:
+        """Returns a status with the epochs committed and the seconds spent until now."""
+        return replace(status, epoch=self.state.epoch, seconds=round(self.seconds(), 1))
 
     def seconds(self) -> float:
         """Returns the time spent in this run, earlier processes too."""
@@ -282,9 +292,6 @@ class Training:
             f"stopped by {self.stop.reason} at epoch {self.state.epoch}, step {self.state.step}; all is saved. "
             f"Start again and it goes on."
         )
-
-    def _identity(self) -> str:
-        return trial_id(self.config, self.dataset.digest)
 
     # -- what people see -------------------------------------------------------------------------
 
@@ -308,8 +315,9 @@ class Training:
         }
         # Lost in a power cut without harm, so it is renamed into place but not forced to the disk.
         temporary = self.run.path / ".tmp-progress.json"
-        temporary.write_text(json.dumps(progress))
-        os.replace(temporary, self.run.progress)
+        with contextlib.suppress(OSError):  # nor may it end a run
+            temporary.write_text(json.dumps(progress))
+            os.replace(temporary, self.run.progress)
 
     def _log_epoch(self) -> None:
         line = self.state.history[-1]
@@ -369,7 +377,7 @@ class Training:
                     "colour": data.colour,
                 },
                 "data_digest": self.dataset.digest,
-                "trial_id": self._identity(),
+                "trial_id": self.identity,
                 "best_epoch": self.state.best_epoch,
                 "settings": self.config.model_dump(mode="json"),
             },
@@ -386,13 +394,14 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         Interrupted: after a commit, when ``stop`` was requested.
         ArtclfError: what went wrong; the status says it too.
     """
-    before = run.read_status()
-    if before is not None and before.state == "done":
+    before = _status_before(run)
+    if before is not None and before.state == "done" and run.is_complete():
         log.info("%s: done already, %s", run.path, f"{before.epoch} epochs")
         return
     attempt = before.attempt + 1 if before else 1
-    status = RunStatus("running", epoch=before.epoch if before else 0, attempt=attempt, started=now())
-    status = replace(status, started=before.started if before and before.started else status.started)
+    status = replace(
+        before or RunStatus("running", started=now()), state="running", reason="", attempt=attempt, ended=""
+    )
     run.write_status(status)
     training: Training | None = None
     try:
@@ -405,7 +414,7 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         training = Training(run, dataset, config, stop, threads)
         _log_plan(training)
         training.restore()
-        training.fit()
+        training.fit(status)
         training.finish()
         verdict = replace(status, state="done")
     except BaseException as error:
@@ -413,9 +422,17 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         raise
     finally:
         if training is not None:
-            verdict = replace(verdict, epoch=training.state.epoch, seconds=round(training.seconds(), 1))
+            verdict = training.so_far(verdict)
         run.write_status(replace(verdict, ended=now()))
     log.info("done in %.0f s: %s", verdict.seconds, run.path)
+
+
+def _status_before(run: RunDir) -> RunStatus | None:
+    try:
+        return run.read_status()
+    except StorageError as error:  # the committed states, not this file, tell where to go on
+        log.warning("%s It is written anew.", error)
+        return None
 
 
 def _state_after(error: BaseException) -> Any:

@@ -1,7 +1,8 @@
 """The one command of every job: ``python -m container.entrypoint --run-uri URI``, or ``train`` in SageMaker's folders.
 
-Starts the trainer on the run directory as a child, passes signals on, and makes sure that
-status.json holds a verdict also when the trainer could not write one (killed, out of memory).
+Starts the trainer on the run directory as a child, passes signals on, ends it at its deadline, and
+makes sure that status.json holds a verdict also when the trainer could not write one (killed, out of
+memory, refused before it began). Signals are caught before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -10,39 +11,140 @@ import argparse
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from artclf.errors import ArtclfError, ConfigError, run_command
-from artclf.rundir import RunDir, RunStatus, now
-from artclf.storage import local_path
-from container.sagemaker import SageMakerFolders
+from artclf.errors import ArtclfError, ConfigError, Interrupted, run_command
+
+if TYPE_CHECKING:
+    from artclf.rundir import RunDir, RunStatus
+    from container.sagemaker import SageMakerFolders
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(argv: list[str]) -> int:
     """Runs one job to its end and returns the trainer's exit code."""
+    trainer = Trainer()
     if argv in ([], ["train"]):
-        return train_in_sagemaker(SageMakerFolders.here())
+        from container.sagemaker import SageMakerFolders
+
+        return train_in_sagemaker(SageMakerFolders.here(), trainer)
     parser = argparse.ArgumentParser(prog="python -m container.entrypoint", description="Run one job.")
     parser.add_argument("--run-uri", required=True, help="the run directory, with config.json and job.json in it")
-    run = RunDir(local_path(parser.parse_args(argv).run_uri))
+    arguments = parser.parse_args(argv)
+    from artclf.rundir import RunDir
+    from artclf.storage import local_path
+
+    run = RunDir(local_path(arguments.run_uri))
     if not run.config.is_file() or not run.job.is_file():
         raise ConfigError(f"{run.path}: expected a run directory with config.json and job.json; submit writes them.")
-    return run_job(run)
+    return run_job(run, trainer)
 
 
-def run_job(run: RunDir) -> int:
-    """Trains a run to its end or interruption and returns the exit code."""
-    code = run_trainer([sys.executable, "-m", "artclf.train", "--run-dir", str(run.path)])
-    give_verdict(run, code)
+def run_job(run: RunDir, trainer: Trainer) -> int:
+    """Trains a run to its end or interruption, leaves a verdict, and returns the exit code."""
+    from artclf.rundir import read_json
+
+    before = _status(run)
+    max_hours = (read_json(run.job) or {}).get("max_hours")
+    code = trainer.run([sys.executable, "-m", "artclf.train", "--run-dir", str(run.path)], max_hours)
+    return give_verdict(run, before, code, trainer)
+
+
+class Trainer:
+    """The trainer's process, and the stop signals that reached us for it."""
+
+    def __init__(self) -> None:
+        self.stopped_by = ""
+        self.last_error = ""
+        self._child: subprocess.Popen[bytes] | None = None
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._pass_on)
+
+    def run(self, command: list[str], max_hours: float | None = None) -> int:
+        """Runs the trainer and returns its exit code, negative for the signal that killed it.
+
+        Raises:
+            Interrupted: if a stop was asked for before it was started.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # none may come between the check and the start
+        try:
+            if not self.stopped_by:
+                # The child begins with them blocked too and opens them once it can handle them (StopRequest).
+                self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        if self._child is None:
+            raise Interrupted(f"stopped by {self.stopped_by} before the run began. Start again.")
+        copier = threading.Thread(target=self._copy_errors, args=[self._child], daemon=True)
+        copier.start()
+        code = self._wait(self._child, max_hours)
+        copier.join()
+        return code
+
+    def _wait(self, child: subprocess.Popen[bytes], max_hours: float | None) -> int:
+        try:
+            return child.wait(max_hours * 3600 if max_hours else None)
+        except subprocess.TimeoutExpired:
+            self.stopped_by = f"its limit of {max_hours:g} hours"
+            child.terminate()
+            return child.wait()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.stopped_by = signal.Signals(number).name
+        if self._child is not None:
+            self._child.send_signal(number)
+
+    def _copy_errors(self, child: subprocess.Popen[bytes]) -> None:
+        """Shows what the trainer writes to stderr and remembers its last error line, the reason if it fails early."""
+        assert child.stderr is not None
+        for line in child.stderr:
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+            if line.startswith(b"error: "):
+                self.last_error = line.decode(errors="replace").removeprefix("error: ").strip()
+
+
+def give_verdict(run: RunDir, before: RunStatus | None, code: int, trainer: Trainer) -> int:
+    """Writes the verdict that the trainer could not write itself, and returns the job's exit code.
+
+    Args:
+        before: the status when the job began; the same afterwards is not this attempt's word.
+    """
+    from dataclasses import replace
+
+    from artclf.rundir import RunStatus, now
+
+    status = _status(run)
+    has_spoken = status is not None and status.state != "running" and status != before
+    if code == 0 or has_spoken or run.is_locked():  # locked: another trainer is at work, the run is its own
+        return code if code >= 0 else 1
+    if trainer.stopped_by:
+        code, state, reason = Interrupted.exit_code, "interrupted", f"stopped by {trainer.stopped_by}"
+    elif code < 0:
+        state, reason = "failed", f"the trainer was killed by {signal.Signals(-code).name}"
+        reason += " (out of memory?)" if code == -signal.SIGKILL else ""
+    else:
+        state, reason = "failed", trainer.last_error or f"the trainer ended with exit code {code} and no verdict"
+    started = status or RunStatus("failed", started=now())
+    run.write_status(replace(started, state=state, reason=reason, ended=now()))  # type: ignore[arg-type]
     return code if code >= 0 else 1
 
 
-def train_in_sagemaker(folders: SageMakerFolders) -> int:
+def _status(run: RunDir) -> RunStatus | None:
+    try:
+        return run.read_status()
+    except ArtclfError:
+        return None  # unreadable: the trainer, or the verdict, writes it anew
+
+
+def train_in_sagemaker(folders: SageMakerFolders, trainer: Trainer) -> int:
     """Trains what SageMaker's folders describe, and leaves the model or the reason of failure there."""
     try:
         run = folders.begin_run()
-        code = run_job(run)
+        code = run_job(run, trainer)
         if code == 0:
             folders.deliver()
             return 0
@@ -50,44 +152,9 @@ def train_in_sagemaker(folders: SageMakerFolders) -> int:
         if folders.config.parent.is_dir():
             folders.report_failure(str(error))
         raise
-    status = run.read_status()
+    status = _status(run)
     folders.report_failure(status.reason if status else f"the trainer ended with exit code {code}")
     return code
-
-
-def run_trainer(command: list[str]) -> int:
-    """Runs the trainer and returns its exit code, negative for the signal that killed it.
-
-    Stop signals that come before the child exists are kept and passed on once it does.
-    """
-    early: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if child is None:
-            early.append(number)
-        else:
-            child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    for kept in early:
-        child.send_signal(kept)
-    return child.wait()
-
-
-def give_verdict(run: RunDir, code: int) -> None:
-    """Writes the verdict that a killed trainer could not write itself."""
-    status = run.read_status()
-    if (status is not None and status.state != "running") or run.is_locked():
-        return
-    if code < 0:
-        reason = f"the trainer was killed by {signal.Signals(-code).name}"
-        reason += " (out of memory?)" if code == -signal.SIGKILL else ""
-    else:
-        reason = f"the trainer ended with exit code {code} and no verdict"
-    run.write_status(replace(status or RunStatus("failed"), state="failed", reason=reason, ended=now()))
 
 
 if __name__ == "__main__":

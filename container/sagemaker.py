@@ -14,8 +14,8 @@ from typing import Any
 
 from artclf.config import TrainConfig
 from artclf.errors import ConfigError
-from artclf.rundir import RunDir, write_json
-from artclf.storage import atomic_file, make_folder
+from artclf.rundir import RunDir
+from artclf.storage import make_folder
 from artclf.strict_yaml import parse_value
 
 BASE = "/opt/ml"
@@ -57,10 +57,7 @@ class SageMakerFolders:
         if not self.channel.is_dir():
             raise ConfigError(f"{self.channel}: expected an input channel named {CHANNEL}, found none.")
         dataset = open_dataset(str(self.channel))
-        make_folder(self.run.path)
-        with atomic_file(self.run.config) as temporary:
-            temporary.write_text(config.to_json(), encoding="utf-8")
-        write_json(self.run.job, {"dataset": str(dataset.folder), "data_digest": dataset.digest})
+        self.run.begin(config, dataset.folder, dataset.digest)
         return self.run
 
     def deliver(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,6 @@ class Opened:
 def open_all(arguments: argparse.Namespace) -> Opened:
     """Reads the grid, opens (or first prepares) its data set, and looks how every trial stands."""
     from artclf.datasets import open_dataset
-    from artclf.storage import local_path
     from jobs.backends import open_backend
     from jobs.grid import expand, load_grid
     from jobs.study import Study
@@ -53,13 +53,64 @@ def open_all(arguments: argparse.Namespace) -> Opened:
 
     backend = open_backend(arguments.backend)
     grid = load_grid(Path(arguments.grid))
-    root = local_path(arguments.root)
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"--root {arguments.root}: expected a folder for studies, received a file.")
-    study = Study(root, grid.study)
+    study = Study(_root(arguments), grid.study)
     dataset = open_dataset(grid.dataset)
     expansion = expand(grid, dataset.digest)
     return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A study as it was last submitted: what status of its data set or grid file is now does not matter."""
+
+    study: Study
+    backend: Backend
+    content: dict[str, Any]
+
+    @property
+    def trials(self) -> list[str]:
+        """The ids of its trials."""
+        return [trial["trial_id"] for trial in self.content["trials"]]
+
+    def find(self, name: str) -> str:
+        """Returns the id of the one trial whose id begins so. Raises ConfigError if there is not one."""
+        found = [trial_id for trial_id in self.trials if trial_id.startswith(name)]
+        if len(found) != 1:
+            known = ", ".join(self.trials[:8])
+            raise ConfigError(f"{name}: expected the id of one trial of the grid (or its beginning): {known}.")
+        return found[0]
+
+    def is_running(self, trial_id: str) -> bool:
+        """Says whether a job is at work on a trial."""
+        job = self.study.last_jobs().get(trial_id)
+        return job is not None and self.backend.status([job])[0].state.alive
+
+
+def open_submitted(arguments: argparse.Namespace) -> Submitted:
+    """Returns the study that a grid file names, as it was last submitted.
+
+    Raises:
+        ConfigError: if nothing was submitted yet.
+    """
+    from jobs.backends import open_backend
+    from jobs.grid import load_grid
+    from jobs.study import Study
+
+    backend = open_backend(arguments.backend)
+    study = Study(_root(arguments), load_grid(Path(arguments.grid)).study)
+    content = study.read()
+    if content is None:
+        raise ConfigError(f"{_shown(study.path)}: nothing was submitted yet. Start with: {_again(arguments)}")
+    return Submitted(study, backend, content)
+
+
+def _root(arguments: argparse.Namespace) -> Path:
+    from artclf.storage import local_path
+
+    root = local_path(arguments.root)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"--root {arguments.root}: expected a folder for studies, received a file.")
+    return root
 
 
 # -- the commands --------------------------------------------------------------------------------
@@ -83,7 +134,8 @@ def submit_command(arguments: argparse.Namespace) -> int:
     from artclf.interrupt import StopRequest
     from artclf.storage import check_writable
     from jobs.display import watcher
-    from jobs.submit import Submission
+    from jobs.report import write_report
+    from jobs.submit import Submission, outcomes
 
     if arguments.dry_run:
         return plan_command(arguments)
@@ -91,24 +143,23 @@ def submit_command(arguments: argparse.Namespace) -> int:
     study, grid = opened.study, opened.grid
     check_writable(study.path)
     with StopRequest.on_signals() as stop, study.submitting():
+        opened = replace(opened, outcomes=outcomes(study, opened.trials, opened.backend))  # nobody else submits now
         _check_classes(opened)
         data = str(opened.dataset.folder.absolute())
         study.record(grid, data, opened.dataset.digest, opened.expansion)
         steps = _steps(opened)
         _print_plan(opened, steps)
-        if not any(step.action != "skip" for step in steps) and _report_is_current(study):
-            print(
-                f"Nothing to start: all {len(steps)} trials are finished. Report: {_shown(study.path / 'report.html')}"
-            )
-            return 0
         work = [step for step in steps if step.action != "skip"]
-        parallel = arguments.max_parallel or grid.resources.max_parallel
-        with watcher(study, len(work)) as shown:
-            ended = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown).run(
-                steps, parallel, stop
-            )
-        _write_report(opened)
-    return _submit_verdict(opened, ended, stop.requested)
+        if work or not _report_is_current(study):
+            parallel = arguments.max_parallel or grid.resources.max_parallel
+            with watcher(study, len(work)) as shown:
+                submission = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown)
+                ended = submission.run(steps, parallel, stop)
+            write_report(study.path, opened.dataset)
+            opened = replace(opened, outcomes={**opened.outcomes, **ended})
+        else:
+            print(f"Nothing to start: all {len(steps)} trials have ended.")
+    return _submit_verdict(opened, stop.requested)
 
 
 def status_command(arguments: argparse.Namespace) -> int:
@@ -129,47 +180,53 @@ def status_command(arguments: argparse.Namespace) -> int:
 
 def logs_command(arguments: argparse.Namespace) -> int:
     """Prints a trial's log; with --follow until its job ends."""
-    opened = open_all(arguments)
-    trial = _find_trial(opened, arguments.trial)
-    run = opened.study.run(trial.trial_id)
-    job = opened.study.last_jobs().get(trial.trial_id)
-    if not run.log.exists():
-        for line in opened.backend.logs(job) if job else ():
-            print(line)
-        if job is None:
-            print(f"{trial.trial_id}: not started yet; there is no log.", file=sys.stderr)
+    submitted = open_submitted(arguments)
+    trial_id = submitted.find(arguments.trial)
+    run, job = submitted.study.run(trial_id), submitted.study.last_jobs().get(trial_id)
+    if job is None:
+        print(f"{trial_id}: not started yet; there is no log.", file=sys.stderr)
         return 0
-    with open(run.log, encoding="utf-8", errors="replace") as lines:
-        while True:
-            running = run.is_locked()
-            sys.stdout.writelines(lines)
+    place = 0
+    while True:
+        running = submitted.is_running(trial_id)
+        if run.log.exists():
+            with open(run.log, encoding="utf-8", errors="replace") as lines:
+                lines.seek(place)
+                sys.stdout.write(lines.read())
+                place = lines.tell()
             sys.stdout.flush()
-            if not (arguments.follow and running):
-                return 0
-            time.sleep(0.5)
+        if not (arguments.follow and running):
+            break
+        time.sleep(0.5)
+    status = run.read_status()
+    if place == 0 or (status is not None and status.state == "failed"):
+        print("-- what its last job printed:")
+        for line in submitted.backend.logs(job):
+            print(line)
+    return 0
 
 
 def stop_command(arguments: argparse.Namespace) -> int:
     """Lets running trials save and end: those named, or all (then the submitter launches no more either)."""
-    opened = open_all(arguments)
-    chosen = [_find_trial(opened, name) for name in arguments.trials] or list(opened.trials)
-    submitter = opened.study.submitter()
+    submitted = open_submitted(arguments)
+    study, jobs = submitted.study, submitted.study.last_jobs()
+    chosen = [submitted.find(name) for name in arguments.trials] or list(jobs)
+    running = [trial_id for trial_id in chosen if submitted.is_running(trial_id)]
+    submitter = study.submitter()
     if submitter is not None and not arguments.trials:
-        os.kill(submitter, signal.SIGTERM)
-    running = {
-        t.trial_id: opened.study.run(t.trial_id) for t in chosen if opened.outcomes[t.trial_id].state == "running"
-    }
-    if not running:
+        with contextlib.suppress(ProcessLookupError):  # it hands the stop on to its trials
+            os.kill(submitter, signal.SIGTERM)
+    elif not running:
         print("Nothing is running.")
         return 0
-    jobs = opened.study.last_jobs()
-    for trial_id in running:
-        opened.backend.stop(jobs[trial_id])
+    else:
+        for trial_id in running:
+            submitted.backend.stop(jobs[trial_id])
     print(f"Asked {len(running)} running trials to save and end; waiting for them.", flush=True)
-    while any(run.is_locked() for run in running.values()):
+    while any(submitted.is_running(trial_id) for trial_id in running):
         time.sleep(0.2)
-    for trial_id, run in running.items():
-        status = run.read_status()
+    for trial_id in running:
+        status = study.run(trial_id).read_status()
         print(f"{trial_id}: {status.state if status else 'not begun'}, {status.epoch if status else 0} epochs saved")
     print(f"Go on with: {_again(arguments)}")
     return 0
@@ -177,35 +234,34 @@ def stop_command(arguments: argparse.Namespace) -> int:
 
 def report_command(arguments: argparse.Namespace) -> int:
     """Gathers what is there and writes results.csv, report.md, report.html and best/."""
-    opened = open_all(arguments)
-    if opened.study.read() is None:
-        raise ConfigError(f"{opened.study.path}: nothing was submitted yet. Start with: {_again(arguments)}")
-    if opened.study.submitter() is None:
-        opened.study.record(opened.grid, str(opened.dataset.folder.absolute()), opened.dataset.digest, opened.expansion)
-    _write_report(opened)
-    print(f"Report: {_shown(opened.study.path / 'report.html')}")
+    from artclf.records import Dataset, is_dataset
+    from jobs.report import write_report
+
+    submitted = open_submitted(arguments)
+    folder = Path(submitted.content["dataset"])
+    write_report(submitted.study.path, Dataset.open(folder) if is_dataset(folder) else None)
+    print(f"Report: {_shown(submitted.study.path / 'report.html')}")
     return 0
 
 
 def reap_command(arguments: argparse.Namespace) -> int:
-    """Lists what was left behind (runs of earlier grids, unfinished files, trainers without a submitter);
-    removes it with --yes."""
+    """Lists what was left behind (unfinished runs of earlier grids, unfinished files, trainers without a
+    submitter); removes it with --yes. Finished runs are never among it."""
     from jobs.display import table
     from jobs.reap import leftovers
 
-    opened = open_all(arguments)
-    found = leftovers(opened.study, {trial.trial_id for trial in opened.trials})
-    if not found:
-        print("Nothing was left behind.")
-        return 0
-    print(
-        table(["what", "size", "where"], [[item.what, f"{item.size_mb:.1f} MB", _shown(item.path)] for item in found])
-    )
-    if not arguments.yes:
-        print("Nothing was removed. Remove all of it with --yes.")
-        return 0
-    for item in found:
-        item.remove()
+    submitted = open_submitted(arguments)
+    with submitted.study.submitting():
+        found = leftovers(submitted.study, set(submitted.trials))
+        if not found:
+            print("Nothing was left behind.")
+            return 0
+        print(table(["what", "size", "where"], [[i.what, f"{i.size_mb:.1f} MB", _shown(i.path)] for i in found]))
+        if not arguments.yes:
+            print("Nothing was removed. Remove all of it with --yes.")
+            return 0
+        for item in found:
+            item.remove()
     print(f"Removed {len(found)}.")
     return 0
 
@@ -227,12 +283,6 @@ def _check_classes(opened: Opened) -> None:
         choose_classes(opened.dataset, trial.config.data)
 
 
-def _write_report(opened: Opened) -> None:
-    from jobs.report import write_report
-
-    write_report(opened.study.path, opened.dataset)
-
-
 def _report_is_current(study: Study) -> bool:
     """Whether the report is newer than every verdict and than the list of trials it should show."""
     report = study.path / "report.html"
@@ -243,15 +293,18 @@ def _report_is_current(study: Study) -> bool:
     return all(source.stat().st_mtime_ns < written for source in sources)
 
 
-def _submit_verdict(opened: Opened, ended: dict[str, Outcome], interrupted: bool) -> int:
-    states = Counter(result.state for result in ended.values())
+def _submit_verdict(opened: Opened, stopped: bool) -> int:
+    """Says how the grid stands after a submit, and returns the exit code that says so too."""
+    states = Counter(result.state for result in opened.outcomes.values())
+    left = len(opened.trials) - states["done"] - states["diverged"]
     print(f"Report: {_shown(opened.study.path / 'report.html')}")
-    if interrupted:
+    if stopped and left:
         raise Interrupted("stopped; what ran is saved. Run the same submit again and it goes on.")
-    bad = sum(count for state, count in states.items() if state != "done")
-    if bad:
-        print(f"{bad} of {len(ended)} trials did not finish; run the same submit again to go on with them.")
-    return 1 if bad else 0
+    if states["diverged"]:
+        print(f"{states['diverged']} of {len(opened.trials)} trials diverged; the same settings would diverge again.")
+    if left:
+        print(f"{left} of {len(opened.trials)} trials did not finish; run the same submit again to go on with them.")
+    return 1 if left or states["diverged"] else 0
 
 
 def _print_plan(opened: Opened, steps: list[Step]) -> None:
@@ -338,14 +391,6 @@ def _print_status(opened: Opened) -> None:
         result = opened.outcomes[trial.trial_id]
         if result.reason and result.state in ("failed", "diverged"):
             print(f"{trial.trial_id} {result.state}: {result.reason}")
-
-
-def _find_trial(opened: Opened, name: str) -> Trial:
-    found = [trial for trial in opened.trials if trial.trial_id.startswith(name)]
-    if len(found) != 1:
-        known = ", ".join(trial.trial_id for trial in opened.trials[:8])
-        raise ConfigError(f"{name}: expected the id of one trial of the grid (or its beginning); they are {known}.")
-    return found[0]
 
 
 def _shown(path: Path) -> str:

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from artclf.errors import ArtclfError, ConfigError, StorageError, storage_error
 from artclf.evaluate import Evaluation
@@ -22,6 +22,7 @@ from artclf.rundir import RunDir, RunStatus, read_json, write_json
 from artclf.storage import atomic_folder
 from artclf.tables import write_csv
 from jobs.grid import Objective
+from jobs.spec import JobState, outcome
 
 ResultState = Literal["done", "failed", "interrupted", "diverged", "running", "missing", "damaged"]
 SEED = "train.seed"
@@ -223,17 +224,10 @@ def _state(
         return "damaged", f"{'; '.join(damage)}. Submit again to run it anew."
     if status.state == "done" and "val" not in evaluations:
         return "damaged", "it says that it is done, but evaluation/val.json is not there. Submit again to run it anew."
-    if status.state == "running" and _left_by_its_process(run):
-        return "interrupted", "its process ended without a verdict. Submit again and it goes on."
-    return status.state, status.reason
-
-
-def _left_by_its_process(run: RunDir) -> bool:
-    """Says whether a trainer of this machine began here and is no more; a copy from elsewhere has no lock."""
-    try:
-        return (run.path / ".lock").exists() and not run.is_locked()
-    except OSError:
-        return False
+    # A run without a lock file is a copy from elsewhere: whether its machine still works cannot be seen here.
+    alive = run.is_locked() or not (run.path / ".lock").exists()
+    result = outcome(JobState.RUNNING if alive else JobState.STOPPED, status)
+    return cast("ResultState", result.state), result.reason or status.reason
 
 
 def _epochs(run: RunDir) -> list[dict[str, Any]]:

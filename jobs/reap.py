@@ -40,14 +40,12 @@ class Leftover:
 
 
 def leftovers(study: Study, wanted: set[str]) -> list[Leftover]:
-    """Returns what was left behind by killed processes and earlier grids; nothing while a submitter is at work.
+    """Returns what was left behind by killed processes and earlier grids. The caller holds the study.
 
     Args:
         study: where to look.
         wanted: the ids of the trials that the grid names; their runs are never among the leftovers.
     """
-    if study.submitter() is not None:
-        return []
     return [*_orphans(study), *_old_runs(study, wanted), *_unfinished(study)]
 
 
@@ -63,8 +61,8 @@ def _orphans(study: Study) -> Iterator[Leftover]:
 def _old_runs(study: Study, wanted: set[str]) -> Iterator[Leftover]:
     for trial_id in study.trial_ids():
         run = study.run(trial_id)
-        if trial_id not in wanted and not run.is_locked():
-            yield Leftover("run of an earlier grid", run.path)
+        if trial_id not in wanted and not run.is_locked() and not run.is_complete():
+            yield Leftover("unfinished run of an earlier grid", run.path)
 
 
 def _unfinished(study: Study) -> Iterator[Leftover]:

@@ -134,7 +134,9 @@ def outcome(job: JobState | None, run: RunStatus | None) -> Outcome:
     if job is not None and job.alive:
         return Outcome("running", epoch=epoch)
     if run is None:
-        return Outcome("missing") if job is None else Outcome("failed", "its job ended before the run began")
+        if job in (None, JobState.STOPPED):
+            return Outcome("missing", "its job was stopped before the run began" if job else "")
+        return Outcome("failed", "its job ended before the run began")
     if run.state == "running":
         after = f"after epoch {epoch}" if epoch else "in its first epoch"
         return Outcome("failed", f"ended without a verdict {after}: its process or machine is gone", epoch)

@@ -17,12 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.grid import Expansion, Grid, Trial
-
 from artclf.errors import ConfigError
 from artclf.locks import exclusive, holder
 from artclf.rundir import RunDir, read_json
-from artclf.storage import LocalStorage
+from artclf.storage import LocalStorage, Storage
+from jobs.grid import Expansion, Grid, Trial
 from jobs.spec import JobHandle
 
 
@@ -32,7 +31,7 @@ class Study:
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         self.path = root / name
-        self.storage = LocalStorage(self.path)
+        self.storage: Storage = LocalStorage(self.path)
         self._lock = self.path / ".submit.lock"
 
     def run(self, trial_id: str) -> RunDir:
@@ -69,12 +68,10 @@ class Study:
         if content != before:
             self.storage.write("study.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def begin_run(self, trial: Trial, dataset_path: str, data_digest: str) -> RunDir:
+    def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> RunDir:
         """Writes what a run needs to begin, if it is not there yet, and returns its directory."""
         run = self.run(trial.trial_id)
-        job = {"dataset": dataset_path, "data_digest": data_digest}
-        self.storage.create(f"runs/{trial.trial_id}/config.json", trial.config.to_json().encode())
-        self.storage.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
+        run.begin(trial.config, Path(dataset_path), data_digest, max_hours=max_hours)
         return run
 
     def record_job(self, handle: JobHandle) -> None:

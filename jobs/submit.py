@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from jobs.grid import Grid, Trial
-
+from artclf.errors import StorageError
 from artclf.interrupt import StopRequest
+from artclf.rundir import RunDir
+from jobs.grid import Grid, Trial
 from jobs.plan import Step
-from jobs.spec import Backend, JobHandle, JobSpec, Outcome, outcome
+from jobs.spec import Backend, JobHandle, JobSpec, JobState, Outcome, outcome
 from jobs.study import Study
 
 POLL_S = 0.5
@@ -38,7 +39,19 @@ def outcomes(study: Study, trials: Sequence[Trial], backend: Backend) -> dict[st
     jobs = study.last_jobs()
     handles = [jobs[trial.trial_id] for trial in trials if trial.trial_id in jobs]
     states = {status.handle.trial_id: status.state for status in backend.status(handles)}
-    return {t.trial_id: outcome(states.get(t.trial_id), study.run(t.trial_id).read_status()) for t in trials}
+    return {t.trial_id: run_outcome(study.run(t.trial_id), states.get(t.trial_id)) for t in trials}
+
+
+def run_outcome(run: RunDir, job: JobState | None) -> Outcome:
+    """Returns how a trial stands; a status that cannot be read, or a finished run that lacks files, has failed."""
+    try:
+        status = run.read_status()
+    except StorageError as error:
+        return Outcome("running") if job is not None and job.alive else Outcome("failed", str(error))
+    result = outcome(job, status)
+    if result.state == "done" and not run.is_complete():
+        return Outcome("failed", "files of the finished run are missing", result.epoch)
+    return result
 
 
 def job_spec(study: Study, grid: Grid, trial: Trial, attempt: int) -> JobSpec:
@@ -110,7 +123,8 @@ class Submission:
 
     def _launch(self, step: Step) -> None:
         trial = step.trial
-        self._study.begin_run(trial, self._dataset_path, self._data_digest)
+        limit = self._grid.resources.max_hours
+        self._study.begin_run(trial, self._dataset_path, self._data_digest, limit)
         attempt = self._attempts.get(trial.trial_id, 0) + 1
         handle = self._backend.submit(job_spec(self._study, self._grid, trial, attempt))
         self._study.record_job(handle)
@@ -129,6 +143,6 @@ class Submission:
             if status.state.alive:
                 continue
             trial, _ = self._alive.pop(status.handle.trial_id)
-            result = outcome(status.state, self._study.run(trial.trial_id).read_status())
+            result = run_outcome(self._study.run(trial.trial_id), status.state)
             ended[trial.trial_id] = result
             self._watcher.ended(trial, result)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from artclf.records import Dataset
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
@@ -66,10 +67,8 @@ def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_set(tiny_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def tiny_set(tiny_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Returns the prepared data set of ``tiny_pictures``, 72/9/9."""
     from artclf.prepare import Options, prepare
 
-    dataset = prepare([str(tiny_pictures)], tmp_path_factory.mktemp("sets") / "tiny", Options())
-    yield dataset
-    dataset.close()
+    return prepare([str(tiny_pictures)], tmp_path_factory.mktemp("sets") / "tiny", Options())

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from artclf.records import Dataset
+from jobs.grid import expand, load_grid
+from jobs.study import Study
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -165,12 +167,15 @@ def test_other_settings_on_a_run_directory_are_refused_with_the_difference(tiny_
 
 def test_c14_reap_removes_nothing_unless_told(tiny_set: Dataset, grid: Path) -> None:
     root = grid.parent / "studies"
+    refused(run("jobs", "reap", grid, "--root", root), 2, "nothing was submitted yet")
+    loaded = load_grid(grid)
+    Study(root, "g").record(loaded, str(tiny_set.folder), tiny_set.digest, expand(loaded, tiny_set.digest))
     assert "Nothing was left behind" in run("jobs", "reap", grid, "--root", root).stdout
     old = root / "g" / "runs" / "00000000"
     old.mkdir(parents=True)
     (old / "config.json").write_text("{}")
     shown = run("jobs", "reap", grid, "--root", root).stdout
-    assert "run of an earlier grid" in shown and "Nothing was removed" in shown and old.exists()
+    assert "unfinished run of an earlier grid" in shown and "Nothing was removed" in shown and old.exists()
     assert "Removed 1." in run("jobs", "reap", grid, "--root", root, "--yes").stdout and not old.exists()
 
 

@@ -70,20 +70,27 @@ class LocalBackend:
         if (child is not None and code is None) or RunDir(Path(handle.run_uri)).is_locked():
             return JobStatus(handle, JobState.RUNNING)
         if code is None:
-            return JobStatus(handle, JobState.STOPPED, "process gone")
+            alive = self._entry_point(handle) is not None  # started by another submitter, not yet at its run
+            return JobStatus(handle, JobState.RUNNING) if alive else JobStatus(handle, JobState.FAILED, "process gone")
         states = {0: JobState.SUCCEEDED, 75: JobState.STOPPED}
         return JobStatus(handle, states.get(code, JobState.FAILED), f"exit code {code}")
 
     def stop(self, handle: JobHandle) -> None:
-        """Sends SIGTERM to the trainer (or, while it has not begun, to its entry point)."""
+        """Sends SIGTERM to the trainer, or to its entry point if that is our child or the trainer has not begun."""
         child = self._children.get(handle.name)
         if child is not None and child.poll() is None:
             child.send_signal(signal.SIGTERM)
             return
-        holder = RunDir(Path(handle.run_uri)).lock_holder()
+        holder = RunDir(Path(handle.run_uri)).lock_holder() or self._entry_point(handle)
         if holder is not None:
             with contextlib.suppress(ProcessLookupError):  # it may end in this instant
                 os.kill(holder, signal.SIGTERM)
+
+    def _entry_point(self, handle: JobHandle) -> int | None:
+        """Returns the process id of a job's entry point if it still runs; the id may be another program's by now."""
+        command = _command_of(int(handle.remote_id))
+        is_ours = "container.entrypoint" in command and handle.run_uri in command
+        return int(handle.remote_id) if is_ours else None
 
     def logs(self, handle: JobHandle) -> Iterator[str]:
         """Yields what the job's processes printed, warnings of libraries too."""
@@ -94,3 +101,14 @@ class LocalBackend:
 
     def _output(self, run_uri: str, name: str) -> Path:
         return Path(run_uri).parent.parent / "jobs" / f"{name}.log"
+
+
+def _command_of(process: int) -> str:
+    """Returns a process's command line, or nothing if there is no such process."""
+    if Path("/proc/self/cmdline").exists():
+        try:
+            return os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" "))
+        except OSError:
+            return ""
+    ps = ["ps", "-ww", "-o", "command=", "-p", str(process)]
+    return subprocess.run(ps, capture_output=True, text=True, check=False).stdout

@@ -103,7 +103,7 @@ def test_evaluation_shows_every_picture_once_in_order(tiny_set: Dataset) -> None
 def test_evaluation_shows_all_crops_of_a_picture_one_after_the_other(tiny_set: Dataset) -> None:
     config = DataConfig(image_size=16, view="crop", crops=3)
     split = choose_classes(tiny_set, config).split(tiny_set, "val")
-    batch = next(Batches(tiny_set, split, config, 4).evaluation())
+    batch = next(Batches(tiny_set, split, config, 12).evaluation())
     assert batch.images.shape == (12, 16, 16, 3)
     assert batch.labels.shape == (4,)
 

@@ -67,7 +67,6 @@ def folder(tmp_path: Path) -> Path:
 def dataset(folder: Path) -> Iterator[Dataset]:
     dataset = Dataset.open(folder)
     yield dataset
-    dataset.close()
 
 
 def test_every_record_comes_back_as_it_was_stored(dataset: Dataset) -> None:
@@ -84,7 +83,6 @@ def test_any_bytes_come_back(pictures: list[bytes], shards: int, tmp_path_factor
     try:
         assert [dataset.read(n) for n in range(len(pictures))] == pictures
     finally:
-        dataset.close()
         shutil.rmtree(folder)
 
 
@@ -96,7 +94,6 @@ def test_threads_can_read_at_once(dataset: Dataset) -> None:
 
 def test_a_closed_data_set_opens_its_shards_again(dataset: Dataset) -> None:
     dataset.read(0)
-    dataset.close()
     assert dataset.read(1) == PICTURES[1]
 
 
@@ -111,7 +108,6 @@ def test_one_changed_bit_is_detected_in_its_record_and_no_other(bit: int, folder
     with pytest.raises(StorageError, match=r"00001\.bin: record 3 is damaged .*Run prepare again"):
         dataset.read(3)
     assert [dataset.read(n) for n in (1, 5)] == [PICTURES[1], PICTURES[5]]
-    dataset.close()
 
 
 def test_a_missing_shard_is_told_on_opening(folder: Path) -> None:
@@ -183,7 +179,6 @@ def test_a_moved_data_set_is_the_same(folder: Path, tmp_path: Path) -> None:
     moved = folder.rename(tmp_path / "andere Stelle")
     dataset = Dataset.open(moved)
     assert dataset.read(7) == PICTURES[7]
-    dataset.close()
 
 
 ROWS = [("a" * 64, 0, 0), ("b" * 64, 1, 2)]

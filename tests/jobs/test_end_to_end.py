@@ -90,7 +90,7 @@ def test_submitting_again_starts_nothing_says_so_and_loads_no_tensorflow(finishe
         "print('loaded', sorted({'tensorflow', 'keras', 'boto3', 'matplotlib', 'pandas'} & set(sys.modules)))\n"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert "Nothing to start: all 2 trials are finished." in answer.stdout
+    assert "Nothing to start: all 2 trials have ended." in answer.stdout
     assert "code 0" in answer.stdout and "loaded []" in answer.stdout
     assert changed(root) == before
 
@@ -213,6 +213,6 @@ def test_a_failed_trial_is_told_and_the_exit_code_says_so(tiny_set: Dataset, tmp
     grid.write_text(text)
     answer = jobs("submit", grid, "--root", tmp_path / "studies")
     assert answer.returncode == 1
-    assert "diverged" in answer.stdout and "1 of 2 trials did not finish" in answer.stdout
+    assert "diverged" in answer.stdout and "1 of 2 trials diverged" in answer.stdout
     rows = {row["train.learning_rate"]: row["state"] for row in results(tmp_path / "studies" / "little")}
     assert rows["10.0"] == "diverged"
