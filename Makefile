@@ -1,6 +1,5 @@
 # One line a target over the two command lines; .venv is made from the lock by itself.
 PYTHON ?= python3
-GRID ?= grids/demo.yaml
 BACKEND ?= local
 ROOT ?= studies
 PY = .venv/bin/python
@@ -12,15 +11,15 @@ WHERE = $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
 
 help:
 	@echo "make demo | test | check | bench"
-	@echo "make plan | submit | status | logs | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
+	@echo "make plan | submit | status | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
+	@echo "make logs GRID=grids/x.yaml ARGS=TRIAL"
 
 demo: .venv/ready
 	$(JOBS) submit grids/demo.yaml --root $(ROOT) $(ARGS)
 
-plan submit status stop report reap: .venv/ready
+plan submit status stop report reap logs: .venv/ready
+	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
 	$(JOBS) $@ $(WHERE)
-logs: .venv/ready
-	$(JOBS) logs $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
 
 test: .venv/ready
 	tests/browser.sh
@@ -35,10 +34,11 @@ bench: .venv/ready
 
 # The environment: exactly what the lock says, every file checked by its hash.
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra dev
+	@echo "setting up .venv, once: about 2 GB"
+	@$(PYTHON) -m venv .venv
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra dev
 	@touch $@
 lock: .venv/ready
 	.venv/bin/uv pip compile pyproject.toml --extra dev --extra cloud --universal --generate-hashes \

@@ -42,7 +42,8 @@ def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dat
         return Dataset.open(folder)
     if not folder.exists():
         raise ConfigError(
-            f"{uri}: no such data set. Expected a folder that prepare made, a folder or zip of pictures, or {SAMPLE}"
+            f"{uri}: no such data set (looked at {folder}). "
+            f"Expected a folder that prepare made, a folder or zip of pictures, or {SAMPLE}"
         )
     if (folder / "manifest.json").exists():
         return Dataset.open(folder)  # says what is wrong with it

@@ -80,7 +80,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `` Did you mean X?`` for the closest known name, or an empty string."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    close = [full for full in names if full.endswith(f".{name}")] or difflib.get_close_matches(name, names, 1, 0.6)
     return f" Did you mean {close[0]}?" if close else ""
 
 
@@ -94,6 +95,9 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
+    except Interrupted as stop:
+        print(printable(str(stop)), file=sys.stderr)  # asked for, so no error
+        code = stop.exit_code
     except ArtclfError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         code = error.exit_code

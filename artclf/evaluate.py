@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artclf.errors import ConfigError, DivergedError, run_command
-from artclf.tables import write_csv
+from artclf.tables import plain, write_csv
 
 if TYPE_CHECKING:
     from artclf.predict import Classifier
@@ -195,22 +195,17 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file, strict=True):
             try:
-                truth = _plain(row["class"])
+                truth = plain(row["class"])
                 yield Prediction(
                     int(row["record"]),
-                    _plain(row["name"]),
+                    plain(row["name"]),
                     truth,
-                    _plain(row["predicted"]),
+                    plain(row["predicted"]),
                     float(row["probability"]),
                     float(row[f"p_{truth}"]),
                 )
             except (KeyError, TypeError) as error:
                 raise ValueError(f"{path}: a row is not in the form of predictions ({error}).") from error
-
-
-def _plain(cell: str) -> str:
-    """Undoes the apostrophe that artclf.tables puts before what a spreadsheet would run."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def _split_name(scores: ClassScore) -> tuple[str, dict[str, Any]]:
@@ -264,17 +259,27 @@ def main(argv: list[str]) -> int:
     classifier = load_classifier(arguments.model)
     slugs = [info.slug for info in classifier.classes]
     prepared = is_dataset(local_path(arguments.data))
-    found = _from_split(arguments, classifier) if prepared else _from_pictures(arguments.data, classifier)
-    labels, probabilities, names, left_out = found
+    if arguments.split and not prepared:
+        raise ConfigError(
+            f"--split {arguments.split}: {arguments.data} is not a prepared data set; all of it is scored."
+        )
+    split = (arguments.split or "test") if prepared else "pictures"
+    found = _from_split(arguments.data, split, classifier) if prepared else _from_pictures(arguments.data, classifier)
+    records, labels, probabilities, names, left_out = found
+    if not len(labels):
+        known = ", ".join(slugs[:5]) + (", …" if len(slugs) > 5 else "")
+        reasons = "; ".join(f"{count:,}: {reason}" for reason, count in left_out.items()) or "it holds none"
+        raise ConfigError(
+            f"{arguments.data}: no picture of a class that the model knows ({known}). Left out {reasons}."
+        )
     scores = score(labels, probabilities, slugs)
     if arguments.out:
-        split = arguments.split if prepared else "pictures"
         write_json(arguments.out / f"{split}.json", scores.to_dict())
-        numbers = np.arange(len(labels))
-        write_predictions(arguments.out / f"predictions_{split}.csv", numbers, names, labels, probabilities, slugs)
+        write_predictions(arguments.out / f"predictions_{split}.csv", records, names, labels, probabilities, slugs)
     if arguments.json:
         print(json.dumps({**scores.to_dict(), "left_out": left_out}, indent=2, ensure_ascii=False))
     else:
+        print(f"{'split ' + split if prepared else 'all pictures'} of {arguments.data}")
         _show(scores, left_out, {info.slug: info.display for info in classifier.classes})
     return 0
 
@@ -285,33 +290,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", required=True, metavar="D", help="a prepared data set, or a folder or zip of pictures"
     )
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="of a prepared set (test)")
+    parser.add_argument("--split", choices=("train", "val", "test"), help="of a prepared set (default: test)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write the scores and predictions there")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     return parser
 
 
-Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], list[str], dict[str, int]]
-"""(N,) labels, (N, C) probabilities, N names, and how many pictures were left out for which reason."""
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], list[str], dict[str, int]]
+"""(N,) record numbers (0..N-1 of a plain source), (N,) labels, (N, C) probabilities, N names, and how many
+pictures were left out for which reason."""
 
 
-def _from_split(arguments: argparse.Namespace, classifier: Classifier) -> Found:
+def _from_split(data: str, split: str, classifier: Classifier) -> Found:
     """Scores the pictures of one split whose class, by slug, is one of the model's."""
     from artclf.images import read_picture
     from artclf.records import Dataset
     from artclf.storage import local_path
 
-    dataset = Dataset.open(local_path(arguments.data))
+    dataset = Dataset.open(local_path(data))
     places = {info.slug: place for place, info in enumerate(classifier.classes)}
     of_label = np.array([places.get(info.slug, -1) for info in dataset.classes])
-    records = dataset.select(arguments.split)
+    records = dataset.select(split)
     labels = of_label[dataset.index["label"][records]]
     known = records[labels >= 0]
     left_out = {"its class is not one of the model's": int((labels < 0).sum())} if (labels < 0).any() else {}
     pictures = (read_picture(dataset.read(record)).pixels for record in known.tolist())
     probabilities = list(classifier.probabilities(pictures))
     names = dataset.names(known)
-    return labels[labels >= 0], _stacked(probabilities, classifier), names, left_out
+    return known, labels[labels >= 0], _stacked(probabilities, classifier), names, left_out
 
 
 def _from_pictures(source: str, classifier: Classifier) -> Found:
@@ -341,7 +347,8 @@ def _from_pictures(source: str, classifier: Classifier) -> Found:
             yield pixels
 
     probabilities = list(classifier.probabilities(pictures()))
-    return np.array(labels, dtype=np.int64), _stacked(probabilities, classifier), names, dict(left_out)
+    numbers = np.arange(len(labels))
+    return numbers, np.array(labels, dtype=np.int64), _stacked(probabilities, classifier), names, dict(left_out)
 
 
 def _stacked(probabilities: list[npt.NDArray[np.float64]], classifier: Classifier) -> npt.NDArray[np.float64]:

@@ -7,9 +7,10 @@ Everything is computed from the journal, row by row or in flat arrays; a million
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,20 +124,25 @@ def check_bad(journal: Journal, sources: Sources, limits: tuple[float, float]) -
         f"too many pictures cannot be used: {bad:,} of {total:,} "
         f"(at most {limits[1]:.0%} in all and {limits[0]:.0%} of a class are accepted). Worst:\n"
         + "\n".join(lines)
-        + f"\n  for example {', '.join(_examples(journal, sources, worst[:1]))}\n"
-        "Replace or remove them, or accept them with --max-bad 1 (what is done is kept)."
+        + f"\n  for example {', '.join(_examples(journal, sources))}\n"
+        f"Replace or remove them, or accept this many with --max-bad {_enough(shares, bad / total)} "
+        "(what is done is kept)."
     )
+
+
+def _enough(shares: Mapping[str, float], overall: float) -> str:
+    """Returns the smallest whole-percent --max-bad that accepts these shares."""
+    worst = math.ceil(100 * max([overall, *shares.values()]))
+    return f"{min(worst, 100)}%"
 
 
 def _reasons(reasons: Counter[str]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
 
 
-def _examples(journal: Journal, sources: Sources, labels: list[str]) -> list[str]:
+def _examples(journal: Journal, sources: Sources) -> list[str]:
     rows = journal.sql.execute(
-        "SELECT source, name FROM pictures JOIN files USING (id) "
-        "WHERE verdict = 'skipped' AND pictures.class IS ? ORDER BY id LIMIT 3",
-        (labels[0] if labels else None,),
+        "SELECT source, name FROM pictures JOIN files USING (id) WHERE verdict = 'skipped' ORDER BY id LIMIT 10"
     )
     return [shown(sources.full_name(source, from_bytes(name))) for source, name in rows]
 

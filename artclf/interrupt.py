@@ -10,6 +10,9 @@ from types import FrameType
 
 from artclf.errors import Interrupted
 
+# The escape code shows a terminal's cursor again, which a progress bar hides.
+_ENDED_AT_ONCE = b"\x1b[?25h\nended at once; what was committed before is saved. Start again and it goes on.\n"
+
 
 class StopRequest:
     """Whether this process was asked to stop, and by what."""
@@ -35,6 +38,7 @@ class StopRequest:
 
         def handle(number: int, frame: FrameType | None) -> None:
             if request.requested:
+                os.write(2, _ENDED_AT_ONCE)
                 os._exit(Interrupted.exit_code)
             request.reason = signal.Signals(number).name
 

@@ -6,6 +6,7 @@ layers, so a saved model works in plain Keras without artclf.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,16 +146,19 @@ def _backbone(config: ModelConfig, image_size: int) -> keras.Model:
     if weights not in (None, "imagenet"):
         weights = str(Path(config.weights).expanduser())
     try:
-        backbone = constructor(
-            include_top=False, weights=weights, input_shape=(image_size, image_size, 3), name="backbone", **options
-        )
+        with warnings.catch_warnings():  # of sizes other than ImageNet's, which are meant
+            warnings.simplefilter("ignore", UserWarning)
+            backbone = constructor(
+                include_top=False, weights=weights, input_shape=(image_size, image_size, 3), name="backbone", **options
+            )
     except Exception as error:
         if weights is None:
             raise
         raise ConfigError(
             f"model.weights {config.weights}: cannot be loaded into {config.name}"
             f"{f' with alpha {config.alpha}' if options else ''}: {_first_line(error)}"
-            + (" Give a file of weights where there is no network." if weights == "imagenet" else "")
+            + (". Without a network, set model.weights to a file (.h5)" if weights == "imagenet" else "")
+            + "."
         ) from error
     return backbone
 

@@ -6,8 +6,11 @@ A model is used exactly as it was evaluated: the same decoder, the same view, th
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
+import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -68,6 +71,30 @@ def load_classifier(where: str) -> Classifier:
     """
     from artclf.config import DataConfig
     from artclf.records import ClassInfo
+
+    model_file, info = find_model(where)
+    try:
+        classes = tuple(ClassInfo(str(c["slug"]), str(c["display"]), c.get("about") or {}) for c in info["classes"])
+        view = DataConfig.model_validate(info["preprocessing"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        problem = f"its model.json does not describe a whole model ({type(error).__name__})"
+        raise ConfigError(f"{model_file}: {problem}.") from error
+    model = _load_keras(model_file)
+    if tuple(model.input_shape[1:]) != (view.image_size, view.image_size, 3):
+        raise ConfigError(f"{model_file}: takes {model.input_shape[1:]}, model.json says {view.image_size} px.")
+    if model.output_shape[-1] != len(classes):
+        raise ConfigError(
+            f"{model_file}: has {model.output_shape[-1]} outputs, model.json names {len(classes)} classes."
+        )
+    return Classifier(model, info, classes, view)
+
+
+def find_model(where: str) -> tuple[Path, dict[str, Any]]:
+    """Returns the .keras file that a name means, and its model.json, without loading it.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
     from artclf.rundir import RunDir, read_json
 
     path = local_path(where)
@@ -82,13 +109,7 @@ def load_classifier(where: str) -> Classifier:
         )
     if not isinstance(info, dict) or info.get("format") != "artclf-model/1":
         raise ConfigError(f"{run.model_json}: expected a model description of format artclf-model/1.")
-    classes = tuple(ClassInfo(c["slug"], c["display"], c.get("about") or {}) for c in info["classes"])
-    model = _load_keras(model_file)
-    if model.output_shape[-1] != len(classes):
-        raise ConfigError(
-            f"{model_file}: has {model.output_shape[-1]} outputs, model.json names {len(classes)} classes."
-        )
-    return Classifier(model, info, classes, DataConfig(**info["preprocessing"]))
+    return model_file, info
 
 
 def _load_keras(path: Path) -> Any:
@@ -98,7 +119,9 @@ def _load_keras(path: Path) -> Any:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever its zip, JSON and HDF5 readers meet
-        raise ConfigError(f"{path}: cannot be loaded as a Keras model: {str(error).splitlines()[0][:200]}") from error
+        raise ConfigError(
+            f"{path}: cannot be loaded as a Keras model: {str(error)[:200] or type(error).__name__}"
+        ) from error
 
 
 # -- fetching pictures ---------------------------------------------------------------------------
@@ -109,33 +132,73 @@ def fetch(name: str) -> bytes:
 
     Raises:
         ConfigError: if there is no such file, or the URL is refused.
-        StorageError: if the file cannot be read or the server cannot be reached.
+        StorageError: if the file cannot be read or the server does not give all of it in time.
     """
     from artclf.images import MAX_BYTES
 
+    if is_url(name):
+        content = _download(name, MAX_BYTES + 1)
+    else:
+        check_file(name)
+        try:
+            with open(name, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise storage_error("read", name, error) from error
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{name}: expected at most {MAX_BYTES:,} bytes, received more.")
+    return content
+
+
+def is_url(name: str) -> bool:
+    """Says whether a name is an address. Raises ConfigError for one that is neither http nor https."""
     scheme, separator, _ = name.partition("://")
     if separator and scheme.lower() not in ("http", "https"):
         raise ConfigError(f"{name}: expected a file, an http:// or an https:// address.")
+    return bool(separator)
+
+
+def check_file(name: str) -> None:
+    """Raises ConfigError if there is no file of that name."""
+    if os.path.isdir(name):
+        raise ConfigError(f"{name}: expected a picture, received a folder. Name its pictures: {name.rstrip('/')}/*.jpg")
+    if not os.path.exists(name):
+        raise ConfigError(f"{name}: no such file.")
+
+
+class _OnlyWeb(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to another http(s) address."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        is_url(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(url: str, limit: int) -> bytes:
+    begun = time.monotonic()
+    parts: list[bytes] = []
+    received = 0
     try:
-        if separator:
-            request = urllib.request.Request(name, headers={"User-Agent": "artclf"})
-            with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as answer:
-                content: bytes = answer.read(MAX_BYTES + 1)
-        else:
-            with open(name, "rb") as file:
-                content = file.read(MAX_BYTES + 1)
+        request = urllib.request.Request(url, headers={"User-Agent": "artclf"})
+        with urllib.request.build_opener(_OnlyWeb).open(request, timeout=URL_TIMEOUT_S) as answer:
+            while part := answer.read1(2**16):
+                parts.append(part)
+                received += len(part)
+                if received >= limit:
+                    break
+                if time.monotonic() - begun > URL_TIMEOUT_S:
+                    raise StorageError(f"{url}: not received whole in {URL_TIMEOUT_S} s.")
+            expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
-        raise ConfigError(f"{name}: the server answered {error.code} {error.reason}.") from error
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise StorageError(f"{name}: cannot be reached: {getattr(error, 'reason', error)}.") from error
-    except FileNotFoundError:
-        raise ConfigError(f"{name}: no such file.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{name}: expected a picture, received a folder.") from None
-    except OSError as error:
-        raise storage_error("read", name, error) from error
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{name}: expected at most {MAX_BYTES:,} bytes, received more.")
+        raise ConfigError(f"{url}: the server answered {error.code} {error.reason}.") from error
+    except (ValueError, http.client.InvalidURL) as error:
+        raise ConfigError(f"{url}: not an address that can be asked for: {error}.") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise StorageError(f"{url}: cannot be reached: {reason}.") from error
+    content = b"".join(parts)
+    if expected and expected.isdecimal() and received < min(int(expected), limit):
+        raise StorageError(f"{url}: received {received:,} of {int(expected):,} bytes.")
     return content
 
 
@@ -147,6 +210,10 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from artclf.images import read_picture
 
+    find_model(arguments.model)  # a slip is told before TensorFlow is loaded
+    for name in arguments.pictures[:1]:
+        if not is_url(name):
+            check_file(name)
     classifier = load_classifier(arguments.model)
     results, failed = [], 0
     for name in arguments.pictures:

@@ -13,6 +13,7 @@ grow with the set. Every read is checked against the row's CRC-32.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -130,7 +131,8 @@ class ShardWriter:
         try:
             self.sync()
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # told by sync already: the same bytes cannot be written
+                self._file.close()
 
     def _open(self) -> BufferedRandom:
         path = self._folder / shard_name(self.shard)
@@ -178,6 +180,9 @@ class Dataset:
             index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise StorageError(f"{folder / INDEX}: not readable ({error}). Run prepare again.") from error
+        for name, expected in manifest.get("files", {}).items():
+            if file_sha256(folder / name) != expected["sha256"]:
+                raise StorageError(f"{folder / name}: not as prepare wrote it. Run prepare again.")
         if index.dtype != INDEX_DTYPE or len(index) != manifest["counts"]["used"]:
             raise StorageError(f"{folder / INDEX}: does not belong to {MANIFEST}. Run prepare again.")
         for shard in manifest["shards"]:

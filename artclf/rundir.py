@@ -112,7 +112,28 @@ class RunDir:
         known = {k: v for k, v in fields.items() if k in RunStatus.__dataclass_fields__}
         if known.get("state") not in STATES:
             raise StorageError(f"{self.status}: expected a state of {', '.join(STATES)}, received {content!r:.80}.")
+        kinds = {name: type(default) for name, default in asdict(RunStatus("running")).items()}
+        for name, value in known.items():
+            fits = isinstance(value, int | float) if kinds[name] is float else isinstance(value, kinds[name])
+            if not fits or isinstance(value, bool):
+                raise StorageError(
+                    f"{self.status}: expected {name} to be a {kinds[name].__name__}, received {value!r:.80}."
+                )
         return RunStatus(**known)
+
+    def read_job(self) -> dict[str, Any] | None:
+        """Returns job.json: where the data is and its digest; None if the run did not begin.
+
+        Raises:
+            StorageError: if it is not in that form.
+        """
+        job = read_json(self.job)
+        if job is None:
+            return None
+        texts = [job.get("dataset"), job.get("data_digest")] if isinstance(job, dict) else []
+        if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+            raise StorageError(f"{self.job}: expected the data set's place and digest. Name the data set with --data.")
+        return dict(job)
 
     def is_complete(self) -> bool:
         """Says whether all that a finished run leaves is there."""
@@ -134,11 +155,14 @@ class RunDir:
             raise storage_error("read", self.metrics, error) from error
         complete, _, _ = text.rpartition("\n")
         try:
-            return [json.loads(line) for line in complete.split("\n") if line]
-        except ValueError as error:
+            lines = [json.loads(line) for line in complete.split("\n") if line]
+        except (ValueError, RecursionError) as error:
             raise StorageError(
                 f"{self.metrics}: expected one JSON object a line, received another: {error}."
             ) from error
+        if not all(isinstance(line, dict) for line in lines):
+            raise StorageError(f"{self.metrics}: expected one JSON object a line, received something else.")
+        return lines
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
         """Replaces metrics.jsonl by one line for each epoch given."""
@@ -176,7 +200,7 @@ def read_json(path: Path) -> Any:
         return None
     except OSError as error:
         raise storage_error("read", path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path}: not readable as JSON: {error}.") from error
 
 

@@ -25,7 +25,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 def cell(value: Any) -> Any:
     """Returns the value as it may stand in a cell: a text that a spreadsheet would run gets a leading
-    apostrophe (OWASP, CSV injection); numbers stay numbers, None is empty."""
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+    apostrophe (OWASP, CSV injection), and so does one that already looks like that, so that ``plain``
+    gives every text back; numbers stay numbers, None is empty."""
+    if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS):
         return f"'{value}"
     return "" if value is None else value
+
+
+def plain(text: str) -> str:
+    """Returns the text that ``cell`` was given."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA_STARTS) else text

@@ -87,13 +87,13 @@ def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunD
     """Returns what to train: told by the arguments, or by the run directory where it already says so."""
     from artclf.config import TrainConfig, trial_id
     from artclf.datasets import SAMPLE, open_dataset
-    from artclf.rundir import RunDir, read_json
+    from artclf.rundir import RunDir
 
     told = arguments.data or arguments.config or arguments.settings
     run = RunDir(arguments.run_dir) if arguments.run_dir else None
     if run is not None and run.path.exists() and not run.path.is_dir():
         raise ConfigError(f"{run.path}: expected a folder for the run, received a file.")
-    job = read_json(run.job) if run else None
+    job = run.read_job() if run else None
     if run and job and not told:
         return run, _same_dataset(job), run.read_config()
     if arguments.resume and run and not job:
@@ -139,13 +139,11 @@ def _same_dataset(job: dict[str, Any]) -> Dataset:
 
 
 def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
-    from artclf.rundir import read_json
-
     if not run.config.exists():
         return
     before, after = run.read_config().flat(), config.flat()
     changed = [f"{name} was {before[name]!r}, now {after[name]!r}" for name in after if before[name] != after[name]]
-    job = read_json(run.job)
+    job = run.read_job()
     if job and job["data_digest"] != dataset.digest:
         changed.append(f"the data set was {job['data_digest'][:12]}, now {dataset.digest[:12]}")
     if changed:

@@ -447,6 +447,8 @@ def _reason(error: BaseException) -> str:
 
 def _log_plan(training: Training) -> None:
     config, network = training.config, training.learner.network
+    if network.backbone is not None and config.model.weights == "none":
+        log.info("model.weights is none: %s begins with random weights and learns slowly", config.model.name)
     pictures = ", ".join(f"{len(split)} {name}" for name, split in training.splits.items())
     log.info(
         "%s, %d parameters, %d classes, %s pictures, %d epochs of %d steps",

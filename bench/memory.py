@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from artclf.datasets import open_dataset
-from artclf.records import INDEX, MANIFEST, PICTURES, Dataset, shard_name
+from artclf.records import INDEX, MANIFEST, PICTURES, Dataset, file_sha256, shard_name
 from artclf.storage import make_folder
 
 PICTURES_IN_BASE = 2_000
@@ -54,6 +54,7 @@ def multiply(dataset: Dataset, folder: Path, times: int) -> Path:
     manifest = {
         **dataset.manifest,
         "digest": f"{times:064x}",
+        "files": {name: {"sha256": file_sha256(folder / name)} for name in (INDEX, PICTURES)},
         "counts": {**dataset.manifest["counts"], "used": len(rows)},
         "shards": [
             {**shard, "name": shard_name(copy * len(shards) + number)}

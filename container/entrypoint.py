@@ -45,10 +45,8 @@ def main(argv: list[str]) -> int:
 
 def run_job(run: RunDir, trainer: Trainer) -> int:
     """Trains a run to its end or interruption, leaves a verdict, and returns the exit code."""
-    from artclf.rundir import read_json
-
     before = _status(run)
-    max_hours = (read_json(run.job) or {}).get("max_hours")
+    max_hours = (run.read_job() or {}).get("max_hours")
     code = trainer.run([sys.executable, "-m", "artclf.train", "--run-dir", str(run.path)], max_hours)
     return give_verdict(run, before, code, trainer)
 

@@ -10,11 +10,12 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from artclf.errors import ConfigError, Interrupted, run_command
+from artclf.errors import ConfigError, Interrupted, StorageError, run_command
 
 if TYPE_CHECKING:
     from artclf.records import Dataset
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from jobs.spec import Backend, Outcome
     from jobs.study import Study
 
-ACTIONS = {"start": "start", "continue": "continue", "retry": "start again", "wait": "running", "skip": "skip"}
+T = TypeVar("T")
+ACTIONS = {"start": "start", "retry": "start again", "wait": "running"}
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def logs_command(arguments: argparse.Namespace) -> int:
         if not (arguments.follow and running):
             break
         time.sleep(0.5)
-    status = run.read_status()
+    status = _readable(run.read_status)
     if place == 0 or (status is not None and status.state == "failed"):
         print("-- what its last job printed:")
         for line in submitted.backend.logs(job):
@@ -226,7 +228,7 @@ def stop_command(arguments: argparse.Namespace) -> int:
     while any(submitted.is_running(trial_id) for trial_id in running):
         time.sleep(0.2)
     for trial_id in running:
-        status = study.run(trial_id).read_status()
+        status = _readable(study.run(trial_id).read_status)
         print(f"{trial_id}: {status.state if status else 'not begun'}, {status.epoch if status else 0} epochs saved")
     print(f"Go on with: {_again(arguments)}")
     return 0
@@ -319,6 +321,9 @@ def _print_plan(opened: Opened, steps: list[Step]) -> None:
     for note in opened.expansion.notes:
         print(f"note: {note}")
     print(table(["trial", "does", "settings"], [[s.trial.trial_id, _does(s), _label(s.trial)] for s in steps]))
+    for step in steps:
+        if step.action in ("continue", "retry") or step.word == "diverged":
+            print(f"{step.trial.trial_id} {step.why}")
     others = set(opened.study.trial_ids()) - {trial.trial_id for trial in opened.trials}
     if others:
         print(f"{len(others)} runs of earlier grids are kept and not part of this one.")
@@ -329,7 +334,10 @@ def _label(trial: Trial) -> str:
 
 
 def _does(step: Step) -> str:
-    return ACTIONS[step.action] + ("" if step.why in ("new", "running already") else f": {step.why}"[:34])
+    """Returns what a submit does with a trial, short enough for a column."""
+    if step.action == "continue":
+        return f"continue at {step.epoch}/{step.trial.config.total_epochs()}"
+    return f"skip: {step.word}" if step.action == "skip" else ACTIONS[step.action]
 
 
 def _step_json(opened: Opened, step: Step, requests: bool) -> dict[str, Any]:
@@ -369,9 +377,10 @@ def _print_status(opened: Opened) -> None:
     rows, spent = [], 0.0
     for trial in opened.trials:
         run, result = opened.study.run(trial.trial_id), opened.outcomes[trial.trial_id]
-        status, metrics = run.read_status(), run.read_metrics()
+        status, metrics = _readable(run.read_status), _readable(run.read_metrics) or []
         spent += status.seconds if status else 0.0
-        best = max((line["val_accuracy"] for line in metrics), default=None)
+        values = [line.get("val_accuracy") for line in metrics]
+        best = max((value for value in values if isinstance(value, int | float)), default=None)
         left = progress_of(opened.study, trial).get("seconds_left") if result.state == "running" else None
         rows.append(
             [
@@ -391,6 +400,14 @@ def _print_status(opened: Opened) -> None:
         result = opened.outcomes[trial.trial_id]
         if result.reason and result.state in ("failed", "diverged"):
             print(f"{trial.trial_id} {result.state}: {result.reason}")
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    """Returns what a reader returns, or None where the file is damaged: the outcome tells that."""
+    try:
+        return read()
+    except StorageError:
+        return None
 
 
 def _shown(path: Path) -> str:
@@ -450,7 +467,7 @@ def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
     if name == "status":
         command.add_argument("--watch", action="store_true", help="show again until all have ended")
     if name == "logs":
-        command.add_argument("trial", metavar="TRIAL")
+        command.add_argument("trial", metavar="TRIAL", nargs="?", default="", help="its id, or the beginning of it")
         command.add_argument("--follow", action="store_true", help="go on until the job ends")
     if name == "stop":
         command.add_argument("trials", nargs="*", metavar="TRIAL")

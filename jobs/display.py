@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.grid import Trial
-
 from artclf.errors import StorageError, printable
 from artclf.rundir import read_json
+from jobs.grid import Trial
 from jobs.plan import Step
 from jobs.spec import Outcome
 from jobs.study import Study
@@ -60,6 +59,8 @@ class LineWatcher:
 
     def __init__(self, study: Study, total: int) -> None:
         self._study, self._total, self._ended = study, total, 0
+        self._unfinished = 0.0
+        self._stopping = False
 
     def started(self, trial: Trial, step: Step) -> None:
         """Says that a trial began."""
@@ -69,6 +70,8 @@ class LineWatcher:
     def ended(self, trial: Trial, result: Outcome) -> None:
         """Says how a trial ended."""
         self._ended += 1
+        if result.state in ("interrupted", "failed"):
+            self._unfinished += 1 - fraction(progress_of(self._study, trial))
         reason = f": {result.reason}" if result.reason else ""
         self.say(f"{result.state} {trial.trial_id}  {trial.label}  [{self._ended}/{self._total}]{reason}")
 
@@ -77,6 +80,7 @@ class LineWatcher:
 
     def stopping(self, running: Sequence[Trial]) -> None:
         """Says that a stop was asked for."""
+        self._stopping = True
         names = ", ".join(trial.trial_id for trial in running) or "none"
         self.say(f"stopping: nothing more is started; running trials save and end: {names}")
 
@@ -137,9 +141,13 @@ class BarWatcher(LineWatcher):
             if progress:
                 note = f"{duration(progress['seconds_left'])} left" if parts[-1] < 1 else "evaluating"
                 self._bars.update(self._of[trial.trial_id], completed=parts[-1], note=note)
-        done = self._ended + sum(parts)
+        done = self._ended - self._unfinished + sum(parts)
         elapsed = self._bars.tasks[0].elapsed or 0.0
-        left = f"{duration(elapsed * (self._total - done) / done)} left" if done > 0.05 and elapsed > 5 else ""
+        left = (
+            f"{duration(elapsed * (self._total - done) / done)} left"
+            if done > 0.05 and elapsed > 5 and not self._stopping
+            else ""
+        )
         self._bars.update(self._grid, completed=done, note=left)
 
 

@@ -226,7 +226,8 @@ def _state(
         return "damaged", "it says that it is done, but evaluation/val.json is not there. Submit again to run it anew."
     # A run without a lock file is a copy from elsewhere: whether its machine still works cannot be seen here.
     alive = run.is_locked() or not (run.path / ".lock").exists()
-    result = outcome(JobState.RUNNING if alive else JobState.STOPPED, status)
+    at_work = alive and status.state == "running"
+    result = outcome(JobState.RUNNING if at_work else JobState.STOPPED, status)
     return cast("ResultState", result.state), result.reason or status.reason
 
 
@@ -326,6 +327,7 @@ def ranked(results: Sequence[RunResult], objective: Objective) -> list[RunResult
         scored,
         key=lambda r: (
             sign * r.metrics[objective.metric],
+            r.metrics.get("val_loss", math.inf),
             math.inf if r.parameters is None else r.parameters,
             r.trial_id,
         ),

@@ -182,7 +182,7 @@ def build_page(
         hardware=_hardware(results),
         data=_data_card(dataset, best),
         unfinished=_unfinished(results),
-        predict=f"python -m artclf.predict {best_folder} PICTURE.jpg",
+        predict=f".venv/bin/python -m artclf.predict {best_folder} PICTURE.jpg",
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jobs.grid import Trial
-
 from jobs.spec import Outcome
 
 Action = Literal["start", "continue", "retry", "wait", "skip"]
@@ -21,11 +20,15 @@ class Step:
         action: start from zero; continue from a commit; retry what failed before its first commit;
             wait for a job that runs already; skip what needs nothing.
         why: the reason, for people.
+        epoch: epochs that are saved.
+        word: the trial's state in one word.
     """
 
     trial: Trial
     action: Action
     why: str
+    epoch: int = 0
+    word: str = ""
 
     @property
     def launches(self) -> bool:
@@ -40,7 +43,11 @@ def plan(trials: Sequence[Trial], outcomes: Mapping[str, Outcome]) -> list[Step]
         trials: the grid's trials.
         outcomes: how each stands, by trial id.
     """
-    return [Step(trial, *_decide(outcomes[trial.trial_id], trial.config.total_epochs())) for trial in trials]
+    found = [(trial, outcomes[trial.trial_id]) for trial in trials]
+    return [
+        Step(trial, *_decide(outcome, trial.config.total_epochs()), outcome.epoch, outcome.state)
+        for trial, outcome in found
+    ]
 
 
 def _decide(outcome: Outcome, epochs: int) -> tuple[Action, str]:

@@ -77,9 +77,13 @@ class JobHandle:
     def from_json(cls, content: bytes, where: str) -> JobHandle:
         """Returns the handle in a job's file. Raises ConfigError if it holds none."""
         try:
-            return cls(**json.loads(content))
-        except (ValueError, TypeError) as error:
+            handle = cls(**json.loads(content))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{where}: not the record of a job: {error}.") from error
+        texts = (handle.backend, handle.name, handle.remote_id, handle.trial_id, handle.run_uri)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(handle.attempt, int):
+            raise ConfigError(f"{where}: not the record of a job: a value is of the wrong kind.")
+        return handle
 
 
 @dataclass(frozen=True)

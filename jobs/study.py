@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from artclf.errors import ConfigError
+from artclf.errors import ConfigError, StorageError
 from artclf.locks import exclusive, holder
 from artclf.rundir import RunDir, read_json
 from artclf.storage import LocalStorage, Storage
@@ -39,9 +39,20 @@ class Study:
         return RunDir(self.path / "runs" / trial_id)
 
     def read(self) -> dict[str, Any] | None:
-        """Returns study.json, or None if nothing was submitted yet."""
-        content = read_json(self.path / "study.json")
-        return dict(content) if content is not None else None
+        """Returns study.json, or None if nothing was submitted yet. Raises StorageError if it is damaged."""
+        path = self.path / "study.json"
+        content = read_json(path)
+        if content is None:
+            return None
+        fields = content if isinstance(content, dict) else {}
+        trials = fields.get("trials")
+        ids = (
+            [t.get("trial_id") if isinstance(t, dict) else None for t in trials] if isinstance(trials, list) else [None]
+        )
+        texts = [*ids, fields.get("dataset"), fields.get("data_digest")]
+        if not all(isinstance(text, str) for text in texts):
+            raise StorageError(f"{path}: not in the form of a study. Remove it and submit again; the runs are kept.")
+        return fields
 
     def record(self, grid: Grid, dataset_path: str, data_digest: str, expansion: Expansion) -> None:
         """Writes study.json for this grid; the runs of trials that it no longer names stay.
@@ -85,7 +96,10 @@ class Study:
             return last
         for key in self.storage.list("jobs"):
             if key.endswith(".json"):
-                handle = JobHandle.from_json(self.storage.read(key), str(self.path / key))
+                try:
+                    handle = JobHandle.from_json(self.storage.read(key), str(self.path / key))
+                except ConfigError:
+                    continue  # what became of the trial is told by its run directory all the same
                 known = last.get(handle.trial_id)
                 if known is None or known.attempt < handle.attempt:
                     last[handle.trial_id] = handle

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from artclf.records import Dataset
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
+
+# Examples are timed by nobody: this machine may be busy.
+settings.register_profile("artclf", deadline=None)
+settings.load_profile("artclf")
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared" / "data"

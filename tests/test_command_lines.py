@@ -192,7 +192,7 @@ def test_c14_reap_removes_nothing_unless_told(tiny_set: Dataset, grid: Path) -> 
         (["artclf.evaluate", "no/such/model", "--data", "x"], "expected a finished run"),
         (["artclf.prepare", "no/such/pictures", "--out", "x"], "no such folder, zip or CSV"),
         (["jobs", "submit", "no/such/grid.yaml"], "grid.yaml"),
-        (["jobs", "logs", "grids/demo.yaml"], "TRIAL"),
+        (["jobs", "logs", "grids/demo.yaml", "--root", "no/such"], "nothing was submitted yet"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
 )

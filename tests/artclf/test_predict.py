@@ -37,6 +37,21 @@ def server(tiny_pictures: Path) -> Iterator[str]:
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(tiny_pictures))
 
+        def do_GET(self) -> None:
+            if self.path == "/short.jpg":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"abc")
+            elif self.path == "/elsewhere.jpg":
+                self.send_response(302)
+                self.send_header("Location", "ftp://127.0.0.1/x.jpg")
+                self.end_headers()
+            elif self.path == "/noise.jpg":
+                self.wfile.write(b"what?\r\n\r\n")
+            else:
+                super().do_GET()
+
         def log_message(self, *args: Any) -> None:
             pass
 
@@ -94,6 +109,63 @@ def test_a_server_that_does_not_answer_or_has_no_such_picture_is_told_apart(serv
         fetch(f"{server}/none.jpg")
     with pytest.raises(StorageError, match="cannot be reached"):
         fetch("http://127.0.0.1:9/x.jpg")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:abc/",
+        "http://[::1/",
+        "http://a b/",
+        "http://h\u00e9/\u00e9",
+        f"http://{'x' * 300}/",
+        "http://",
+    ],
+)
+def test_an_address_that_is_none_is_refused_in_one_line(url: str) -> None:
+    with pytest.raises((ConfigError, StorageError), match=r"not an address|cannot be reached"):
+        fetch(url)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("short.jpg", "received 3 of 1,000 bytes|cannot be reached"),
+        ("elsewhere.jpg", "expected a file, an http"),
+        ("noise.jpg", "cannot be reached"),
+    ],
+)
+def test_an_answer_that_is_cut_elsewhere_or_noise_is_told(server: str, page: str, said: str) -> None:
+    with pytest.raises((ConfigError, StorageError), match=said):
+        fetch(f"{server}/{page}")
+
+
+def test_a_server_that_drips_is_given_up(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("artclf.predict.URL_TIMEOUT_S", 1e-9)
+    with pytest.raises(StorageError, match=r"cannot be reached|not received whole"):
+        fetch(f"{server}/across/across_3.png")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"classes": None},
+        {"classes": ["x"]},
+        {"classes": []},
+        {"preprocessing": {"view": "resize", "image_size": -3}},
+        {"preprocessing": {"view": "resize", "image_size": 24}},
+        {"format": "other"},
+    ],
+    ids=str,
+)
+def test_a_model_description_that_does_not_fit_is_refused(model: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    import shutil
+
+    shutil.copy(model / "model.keras", tmp_path)
+    info = json.loads((model / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**info, **damage}))
+    with pytest.raises(ConfigError, match=r"model\.(json|keras)"):
+        main([str(tmp_path), str(model / "model.json")])
 
 
 def test_a_run_without_a_model_says_how_it_stands(tmp_path: Path) -> None:

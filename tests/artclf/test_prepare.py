@@ -261,7 +261,7 @@ def test_sigterm_ends_with_75_and_a_way_on(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (
         75,
-        "error: stopped by SIGTERM: run the same command again and it goes on.\n",
+        "stopped by SIGTERM: run the same command again and it goes on.\n",
     )
     assert not (tmp_path / "out").exists()
     assert len(prepare([str(folder)], tmp_path / "out")) == 40

@@ -124,13 +124,13 @@ def test_figures_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert set(result.metrics) == {"train_accuracy", "val_accuracy", "gap"}
 
 
-def test_a_running_trial_whose_process_is_gone_was_interrupted(tmp_path: Path) -> None:
+def test_a_running_trial_whose_process_is_gone_has_failed_without_a_verdict(tmp_path: Path) -> None:
     study = make_study(tmp_path, [Fake(state="running")])
     run = RunDir(gather(study)[0].path)
     assert gather(study)[0].state == "running"  # a copy from elsewhere: nothing is known of its process
     with run.locked():
         assert gather(study)[0].state == "running"
-    assert gather(study)[0].state == "interrupted"
+    assert gather(study)[0].state == "failed" and "without a verdict" in gather(study)[0].reason
 
 
 def test_a_folder_without_a_study_is_refused_with_what_to_do(tmp_path: Path) -> None:

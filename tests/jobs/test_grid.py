@@ -276,7 +276,7 @@ def test_order_of_axes_and_values_changes_no_trial_id(
     shuffled = {name: data.draw(st.permutations(axes[name])) for name in data.draw(st.permutations(list(axes)))}
     folder = tmp_path_factory.mktemp("grid")
     one, other = (expand(as_grid(folder, axes=each), "d") for each in (axes, shuffled))
-    assert {t.trial_id: t.params for t in one.trials} == {t.trial_id: t.params for t in other.trials}
+    assert {t.trial_id for t in one.trials} == {t.trial_id for t in other.trials}
     assert one.varying == other.varying
 
 

@@ -66,8 +66,15 @@ class FakeBackend:
 
     def _end(self, name: str, state: Any) -> None:
         self.left[name] = 0
+        run = RunDir(Path(self.handles[name].run_uri))
+        if state == "done":
+            files = [run.model, run.model_json, run.environment, run.metrics]
+            files += [path(split) for split in ("val", "test") for path in (run.evaluation_json, run.predictions_csv)]
+            for path in files:
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
         if state != "vanished":
-            RunDir(Path(self.handles[name].run_uri)).write_status(RunStatus(state, epoch=2))
+            run.write_status(RunStatus(state, epoch=2))
 
 
 @pytest.fixture
@@ -161,3 +168,28 @@ def test_a_study_is_not_continued_with_other_data(tmp_path: Path, grid: Grid) ->
     study.record(grid, "/data/x", "digest", expand(grid, "digest"))
     with pytest.raises(ConfigError, match="submitted with the data digest"):
         study.record(grid, "/data/x", "other", expand(grid, "other"))
+
+
+def test_a_finished_run_that_lost_a_file_is_finished_again(tmp_path: Path, grid: Grid) -> None:
+    study, backend = Study(tmp_path, "little"), FakeBackend()
+    submit(study, grid, backend)
+    (lost, *_) = trials(grid)
+    study.run(lost.trial_id).evaluation_json("val").unlink()
+    assert list(submit(study, grid, backend)) == [lost.trial_id]
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"state": "done", "attempt": "x"}', "[" * 100_000])
+def test_one_unreadable_status_stops_no_other_trial_and_is_mended(tmp_path: Path, grid: Grid, damage: str) -> None:
+    study, backend = Study(tmp_path, "little"), FakeBackend()
+    submit(study, grid, backend)
+    (hurt, *_) = trials(grid)
+    study.run(hurt.trial_id).status.write_text(damage)
+    assert list(submit(study, grid, backend)) == [hurt.trial_id]
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"trial_id": [1]}', "[" * 100_000])
+def test_an_unreadable_job_record_stops_nothing(tmp_path: Path, grid: Grid, damage: str) -> None:
+    study, backend = Study(tmp_path, "little"), FakeBackend()
+    submit(study, grid, backend)
+    (tmp_path / "little" / "jobs" / "little-0-a1.json").write_text(damage)
+    assert submit(study, grid, backend) == {}
