@@ -30,6 +30,7 @@ from artclf.storage import atomic_folder, sync_folder
 
 FORMAT = "artclf-checkpoint/1"
 KEPT = 2
+_ALWAYS = {"state.json", "weights.npz"}
 _GENERATION = re.compile(r"gen-(\d{6,})")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -140,8 +141,10 @@ def _problem(path: Path) -> str | None:
             return "its manifest is of another format or place"
         expected = {**manifest["files"]}
         found = {file.name: _fingerprint(file) for file in path.iterdir() if file.name != "manifest.json"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest is not readable ({error})"
+    if not expected.keys() >= _ALWAYS:
+        return "its manifest does not name a whole state"
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"

@@ -43,15 +43,6 @@ class Storage(Protocol):
         """Yields the keys below a prefix (a whole folder name or nothing), in order."""
 
 
-def open_storage(uri: str | os.PathLike[str]) -> Storage:
-    """Returns the storage for a folder's path.
-
-    Raises:
-        ConfigError: for a scheme that this version cannot open.
-    """
-    return LocalStorage(local_path(uri))
-
-
 def local_path(uri: str | os.PathLike[str]) -> Path:
     """Returns the absolute folder that a path or file:// URI names; ``~`` stays a literal name.
 
@@ -150,7 +141,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside ``path``; when the block ends well its files are made durable
-    and it takes the name. What stood there before is removed just before, never half-replaced.
+    and it takes the name. What stood there before is moved aside just before and then removed: a reader
+    meets the old folder, the new one or, for an instant, none; never a mixture.
 
     Raises:
         StorageError: naming the path, if the disk refuses.
@@ -236,7 +228,6 @@ __all__ = [
     "check_writable",
     "local_path",
     "make_folder",
-    "open_storage",
     "sync_file",
     "sync_folder",
 ]

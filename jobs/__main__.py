@@ -372,7 +372,8 @@ def _status_json(opened: Opened, trial: Trial) -> dict[str, Any]:
 
 
 def _print_status(opened: Opened) -> None:
-    from jobs.display import duration, progress_of, table
+    from jobs.cells import duration
+    from jobs.display import progress_of, table
 
     rows, spent = [], 0.0
     for trial in opened.trials:

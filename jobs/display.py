@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from artclf.errors import StorageError, printable
 from artclf.rundir import read_json
+from jobs.cells import duration
 from jobs.grid import Trial
 from jobs.plan import Step
 from jobs.spec import Outcome
@@ -28,14 +29,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WID
         line = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
         lines.append(line if len(line) <= width else line[: width - 1] + "…")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Returns ``45 s``, ``12 min`` or ``3 h 05``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 def progress_of(study: Study, trial: Trial) -> dict[str, float]:

@@ -89,3 +89,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         commit(Checkpoints(tmp_path / "file"), 1)
+
+
+def test_a_manifest_that_names_no_files_is_no_sound_state(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    commit(checkpoints, 1)
+    commit(checkpoints, 2)
+    newest = tmp_path / "gen-000002"
+    for file in newest.iterdir():
+        file.unlink()
+    (newest / "manifest.json").write_text('{"format": "artclf-checkpoint/1", "number": 2, "files": {}}')
+    generation, damaged = checkpoints.restore()
+    assert generation is not None and generation.number == 1 and damaged

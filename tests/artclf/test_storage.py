@@ -24,7 +24,6 @@ from artclf.storage import (
     atomic_folder,
     check_writable,
     local_path,
-    open_storage,
 )
 
 PROJECT = Path(__file__).parents[2]
@@ -243,7 +242,7 @@ def test_a_folder_without_room_is_told_before_the_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mit Leerzeichen", "-x", "~", "素描 'q\" $(id)", "x" * 255, "%41"])
 def test_odd_folder_names_work(name: str, tmp_path: Path) -> None:
-    storage = open_storage(tmp_path / name)
+    storage = LocalStorage(tmp_path / name)
     storage.write("a", b"x")
     assert (tmp_path / name / "a").read_bytes() == b"x"
 
