@@ -386,7 +386,7 @@ def _print_status(opened: Opened) -> None:
         rows.append(
             [
                 trial.trial_id,
-                {"missing": "to do"}.get(result.state, result.state),
+                _state(result.state),
                 f"{len(metrics)}/{trial.config.total_epochs()}",
                 "" if best is None else f"{best:.4f}",
                 "" if left is None else duration(left),
@@ -394,13 +394,17 @@ def _print_status(opened: Opened) -> None:
             ]
         )
     states = Counter(result.state for result in opened.outcomes.values())
-    words = "  ".join(f"{name} {count}" for name, count in sorted(states.items()) if name != "done")
+    words = "  ".join(f"{_state(name)} {count}" for name, count in sorted(states.items()) if name != "done")
     print(f"{opened.grid.study}: done {states['done']}/{len(rows)}  {words}  time spent {duration(spent)}")
     print(table(["trial", "state", "epoch", "best val", "left", "settings"], rows))
     for trial in opened.trials:
         result = opened.outcomes[trial.trial_id]
         if result.reason and result.state in ("failed", "diverged"):
             print(f"{trial.trial_id} {result.state}: {result.reason}")
+
+
+def _state(state: str) -> str:
+    return "to do" if state == "missing" else state
 
 
 def _readable(read: Callable[[], T]) -> T | None:
