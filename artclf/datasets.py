@@ -96,10 +96,11 @@ def _prepared(source: Path | str, folder: Path, artists: Path | None, check_stop
 
 
 def _listing_digest(source: Path) -> str:
-    """Returns 12 hex digits that change when a file of the source is added, removed, resized or rewritten."""
-    digest = hashlib.sha256(os.fsencode(source))
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    for file in files:
-        stat = file.stat()
-        digest.update(os.fsencode(file) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:12]
+    """Returns 12 hex digits of where a source lies and what prepare finds listed in it: they change when a
+    file is added, removed, resized or rewritten."""
+    from artclf.listing import fingerprint
+    from artclf.sources import Sources
+
+    with Sources([str(source)], None, Path(tempfile.gettempdir())) as opened:
+        listed = fingerprint(opened, lambda count: None)
+    return hashlib.sha256(os.fsencode(source) + listed.encode()).hexdigest()[:12]

@@ -47,9 +47,7 @@ def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[Non
     Raises:
         ConfigError: ``problem`` with the holder's process id, if another process holds it.
     """
-    make_folder(lock.parent)
-    descriptor = _open(lock)
-    try:
+    with _opened(lock) as descriptor:
         try:
             _take(descriptor)
         except BlockingIOError:
@@ -65,15 +63,19 @@ def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[Non
             os.ftruncate(descriptor, 0)  # nobody signals this process as the holder any more
             if remove:
                 lock.unlink(missing_ok=True)  # while it is held: nobody can take what is no longer at its name
-    finally:
-        os.close(descriptor)
 
 
-def _open(lock: Path) -> int:
+@contextmanager
+def _opened(lock: Path) -> Iterator[int]:
+    make_folder(lock.parent)
     try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise storage_error("open", lock, error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _is_at(descriptor: int, lock: Path) -> bool:
@@ -86,13 +88,9 @@ def _is_at(descriptor: int, lock: Path) -> bool:
 @contextmanager
 def turn(lock: Path) -> Iterator[None]:
     """Holds a lock file for this process, after waiting for whoever holds it now."""
-    make_folder(lock.parent)
-    descriptor = _open(lock)
-    try:
+    with _opened(lock) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _take(descriptor: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artclf.arguments import positive
 from artclf.errors import ArtclfError, ConfigError, StorageError, printable, run_command, storage_error
 from artclf.quiet import load_tensorflow
 from artclf.storage import local_path
@@ -238,13 +239,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="a run directory, studies/NAME/best, or a .keras file")
     parser.add_argument("pictures", metavar="IMAGE|URL", nargs="+")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to tell (default: 5)")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes to tell (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     return parser
 
 
 def _ranked(classifier: Classifier, probabilities: npt.NDArray[np.float64], top: int) -> list[dict[str, Any]]:
-    order = (-probabilities).argsort(kind="stable")[: max(1, top)]
+    order = (-probabilities).argsort(kind="stable")[:top]
     return [
         {
             "class": classifier.classes[place].slug,

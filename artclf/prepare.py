@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artclf.arguments import positive
 from artclf.errors import ConfigError, Interrupted, StorageError, run_command, storage_error
 from artclf.names import shown
 
@@ -334,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--nested-zips", action=argparse.BooleanOptionalAction, help="read zips inside the sources, or leave them")
     add("--strict", action="store_true", help="stop where artists and classes differ, or a picture is in two classes")
     add("--force", action="store_true", help="make it again; replaces another data set at DATASET")
-    add("--threads", type=int, default=0, help="decoding threads (default: one a core, four at most)")
+    add("--threads", type=positive, default=0, help="decoding threads (default: one a core, four at most)")
     add("--quiet", action="store_true", help="print errors only")
     return parser
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artclf.arguments import positive
 from artclf.errors import ConfigError, ResumeError, run_command
 from artclf.interrupt import StopRequest
 from artclf.storage import check_writable, local_path
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> int:
             _refuse_other_settings(run, config, dataset)
             if arguments.resume and not any(run.checkpoints.glob("gen-*")):
                 raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
-            run.begin(config, dataset.folder, dataset.digest)
+            if arguments.data or not (run.job.exists() and run.config.exists()):  # what submit wrote stays as it is
+                run.begin(config, dataset.folder, dataset.digest)
             _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
             train(run, dataset, config, stop, arguments.threads)
     return 0
@@ -72,15 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resume", action="store_true", help="refuse to begin from zero")
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="decoding threads (default: one a core, 8 at most)"
+        "--threads", type=positive, metavar="N", help="decoding threads (default: one a core, 8 at most)"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, received {text!r}")
-    return int(text)
 
 
 def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunDir, Dataset, TrainConfig]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from artclf.arguments import positive
 from artclf.errors import ConfigError, Interrupted, StorageError, run_command
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def open_all(arguments: argparse.Namespace) -> Opened:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A study as it was last submitted: what status of its data set or grid file is now does not matter."""
+    """A study as it was last submitted: whatever became of its data set or grid file since."""
 
     study: Study
     backend: Backend
@@ -79,7 +80,9 @@ class Submitted:
         found = [trial_id for trial_id in self.trials if trial_id.startswith(name)]
         if len(found) != 1:
             known = ", ".join(self.trials[:8])
-            raise ConfigError(f"{name}: expected the id of one trial of the grid (or its beginning): {known}.")
+            raise ConfigError(
+                f"{name or 'TRIAL'}: expected the id of one trial of the grid (or its beginning): {known}."
+            )
         return found[0]
 
     def is_running(self, trial_id: str) -> bool:
@@ -152,15 +155,16 @@ def submit_command(arguments: argparse.Namespace) -> int:
         steps = _steps(opened)
         _print_plan(opened, steps)
         work = [step for step in steps if step.action != "skip"]
-        if work or not _report_is_current(study):
+        if work:
             parallel = arguments.max_parallel or grid.resources.max_parallel
             with watcher(study, len(work)) as shown:
                 submission = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown)
                 ended = submission.run(steps, parallel, stop)
-            write_report(study.path, opened.dataset)
             opened = replace(opened, outcomes={**opened.outcomes, **ended})
         else:
             print(f"Nothing to start: all {len(steps)} trials have ended.")
+        if work or not _report_is_current(study):
+            write_report(study.path, opened.dataset)
     return _submit_verdict(opened, stop.requested)
 
 
@@ -466,7 +470,7 @@ def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("--requests", action="store_true", help="also print the exact request of each start")
     if name == "submit":
         command.add_argument("--dry-run", action="store_true", help="the same as plan")
-        command.add_argument("--max-parallel", type=_positive, metavar="N", help="instead of the grid's max_parallel")
+        command.add_argument("--max-parallel", type=positive, metavar="N", help="instead of the grid's max_parallel")
     if name in ("submit", "reap"):
         command.add_argument("--yes", action="store_true", help="ask no question")
     if name == "status":
@@ -476,13 +480,6 @@ def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("--follow", action="store_true", help="go on until the job ends")
     if name == "stop":
         command.add_argument("trials", nargs="*", metavar="TRIAL")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, received {text}")
-    return value
 
 
 if __name__ == "__main__":

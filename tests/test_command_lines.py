@@ -191,6 +191,8 @@ def test_c14_reap_removes_nothing_unless_told(tiny_set: Dataset, grid: Path) -> 
         (["artclf.predict", "no/such/model", "x.jpg"], "expected a finished run"),
         (["artclf.evaluate", "no/such/model", "--data", "x"], "expected a finished run"),
         (["artclf.prepare", "no/such/pictures", "--out", "x"], "no such folder, zip or CSV"),
+        (["artclf.prepare", "x", "--out", "y", "--threads", "-1"], "expected a whole number from 1"),
+        (["jobs", "submit", "grids/demo.yaml", "--max-parallel", "0"], "expected a whole number from 1"),
         (["jobs", "submit", "no/such/grid.yaml"], "grid.yaml"),
         (["jobs", "logs", "grids/demo.yaml", "--root", "no/such"], "nothing was submitted yet"),
     ],

@@ -18,6 +18,7 @@ LIGHT = {
     "errors",
     "evaluate",
     "interrupt",
+    "arguments",
     "locks",
     "records",
     "rundir",

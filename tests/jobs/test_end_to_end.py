@@ -76,6 +76,7 @@ def test_a_submitted_grid_ends_with_results_report_and_best_model(finished: tupl
     assert [row["state"] for row in results(study)] == ["done", "done"]
     assert all(0 <= float(row["test_accuracy"]) <= 1 for row in results(study))
     assert "<html" in (study / "report.html").read_text() and (study / "report.md").exists()
+    assert all(json.loads(job.read_text())["max_hours"] == 24 for job in study.glob("runs/*/job.json"))
     assert (study / "best" / "model.keras").exists() and (study / "best" / "model.json").exists()
 
 
