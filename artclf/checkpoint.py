@@ -5,33 +5,38 @@
       gen-000008/  …
       bad-gen-000006/   a generation that failed its check: kept, never used
 
-A generation is a folder that gets its name only when all its files and the manifest with their
-sizes and SHA-256 are on the disk; so a name is a promise, and the manifest proves it at load.
-Two are kept. Nothing here knows Keras: arrays come and go by name.
+A generation gets its name only when all its files are on the disk, and its manifest (sizes and
+SHA-256 of every file, and of itself) proves it at load: a name is a promise, the manifest the
+proof. Two are kept. Nothing here knows Keras: arrays come and go by name.
+
+What makes a generation appear in one step differs between a disk (the rename of its folder) and a
+bucket (its manifest, put last and only if there is none): that is a GenerationStore.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from artclf.errors import ResumeError, storage_error
-from artclf.storage import atomic_folder, sync_folder
+from artclf.errors import DivergedError, ResumeError, storage_error
+from artclf.storage import TEMPORARY, atomic_folder, sync_folder
 
-FORMAT = "artclf-checkpoint/1"
+FORMAT = "artclf-checkpoint/2"
+MANIFEST = "manifest.json"
 KEPT = 2
 _ALWAYS = {"state.json", "weights.npz"}
-_GENERATION = re.compile(r"gen-(\d{6,})")
+_GENERATION = re.compile(r"(bad-)?gen-(\d{6,})")
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -51,27 +56,61 @@ class Generation:
     arrays: dict[str, Arrays]
 
 
-class Checkpoints:
-    """The committed states in one folder."""
+class GenerationStore(Protocol):
+    """A place that keeps generations. Only the run's one trainer writes to it; anyone may read."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    uri: str
+
+    def numbers(self) -> list[int]:
+        """Returns the committed generations, oldest first."""
+
+    def last_number(self) -> int:
+        """Returns the highest number that was ever given here, those set aside included; 0 if none was."""
+
+    def commit(self, number: int, fill: Callable[[Path], None], size_bytes: int) -> None:
+        """Makes a generation of the files, the manifest last, that ``fill`` puts into an empty folder: in one
+        step, or not at all. ``size_bytes`` is about what it needs."""
+
+    def fetch(self, number: int) -> Path:
+        """Returns a folder of this machine with a generation's files; it is missing if the generation is."""
+
+    def set_aside(self, number: int) -> None:
+        """Keeps a damaged generation where it is never used again."""
+
+    def remove(self, number: int) -> None:
+        """Removes a generation, in one step for every reader."""
+
+    def sweep(self) -> None:
+        """Removes what killed commits and removals left."""
+
+
+class Checkpoints:
+    """The committed states of one run."""
+
+    def __init__(self, store: GenerationStore) -> None:
+        self._store = store
 
     def commit(self, state: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> int:
-        """Writes a new generation, then removes all but the two newest; returns its number.
+        """Commits a new generation, then removes all but the two newest; returns its number.
 
         Raises:
+            DivergedError: if a value is not finite; nothing is written.
             StorageError: if the disk refuses; the generations before it stay as they were.
         """
-        number = max(self._numbers(), default=0) + 1
-        with atomic_folder(self._path(number)) as temporary:
-            (temporary / "state.json").write_text(json.dumps(state))
+        _refuse_not_finite(arrays)
+        number = self._store.last_number() + 1
+
+        def fill(folder: Path) -> None:
+            (folder / "state.json").write_text(json.dumps(state))
             for group, members in arrays.items():
-                np.savez(temporary / f"{group}.npz", **members)  # type: ignore[arg-type]
-            files = {file.name: _fingerprint(file) for file in sorted(temporary.iterdir())}
-            manifest = {"format": FORMAT, "number": number, "files": files}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2))
-        self._prune()
+                np.savez(folder / f"{group}.npz", **members)  # type: ignore[arg-type]
+            files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
+            (folder / MANIFEST).write_bytes(_sealed({"format": FORMAT, "number": number, "files": files}))
+
+        self._store.commit(number, fill, size_bytes(arrays))
+        for old in self._store.numbers()[:-KEPT]:
+            self._store.remove(old)
+        self._store.sweep()
         return number
 
     def restore(self) -> tuple[Generation | None, list[str]]:
@@ -80,69 +119,93 @@ class Checkpoints:
 
         Raises:
             ResumeError: if there are generations but none is sound.
+            StorageError: if one cannot be read for a reason that is no damage.
         """
         damaged: list[str] = []
-        for number in sorted(self._numbers(), reverse=True):
-            path = self._path(number)
-            problem = _problem(path)
-            if problem is None:
-                return _load(path, number), damaged
-            damaged.append(f"{path.name}: {problem}")
-            self._set_aside(path)
-        if damaged or self._set_aside_before():
-            raise ResumeError(
-                f"{self.folder}: no committed state is sound ({'; '.join(damaged) or 'all were set aside before'}). "
-                f"To begin again from the first epoch, remove this folder."
-            )
+        while numbers := self._store.numbers():
+            newest = numbers[-1]
+            folder = self._store.fetch(newest)
+            problem = damage(folder, newest)
+            try:
+                if problem is None:
+                    return _load(folder, newest), damaged
+            except FileNotFoundError:
+                problem = "it is gone"
+            if newest not in self._store.numbers():
+                continue  # its writer removed it while we looked: there are newer ones
+            damaged.append(f"{folder.name}: {problem}")
+            self._store.set_aside(newest)
+        if self._store.last_number():
+            problems = "; ".join(damaged) or "all were set aside before"
+            raise ResumeError(f"{self._store.uri}: no committed state is sound ({problems}).")
         return None, []
 
-    def _numbers(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        matches = (_GENERATION.fullmatch(name) for name in os.listdir(self.folder))
-        return [int(match[1]) for match in matches if match]
+
+class LocalGenerations:
+    """Generations as folders of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = str(folder)
+
+    def numbers(self) -> list[int]:
+        return sorted(int(match[2]) for match in self._names() if not match[1])
+
+    def last_number(self) -> int:
+        return max((int(match[2]) for match in self._names()), default=0)
+
+    def commit(self, number: int, fill: Callable[[Path], None], size_bytes: int) -> None:
+        with atomic_folder(self._path(number), size_bytes) as temporary:
+            fill(temporary)
+
+    def fetch(self, number: int) -> Path:
+        return self._path(number)
+
+    def set_aside(self, number: int) -> None:
+        self._rename(number, f"bad-{self._path(number).name}", "set aside")
+        sync_folder(self.folder)
+
+    def remove(self, number: int) -> None:
+        self._rename(number, f"{TEMPORARY}old-{number:06d}", "remove")
+
+    def sweep(self) -> None:
+        for leftover in self.folder.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(leftover, ignore_errors=True)  # tried again after the next commit
+
+    def _names(self) -> list[re.Match[str]]:
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return [match for match in map(_GENERATION.fullmatch, names) if match]
 
     def _path(self, number: int) -> Path:
         return self.folder / f"gen-{number:06d}"
 
-    def _prune(self) -> None:
-        """Removes old generations and what a killed commit left; the rename makes each removal one step."""
+    def _rename(self, number: int, name: str, action: str) -> None:
         try:
-            for number in sorted(self._numbers())[:-KEPT]:
-                doomed = self.folder / f".tmp-old-{number:06d}"
-                os.rename(self._path(number), doomed)
-            for leftover in self.folder.glob(".tmp-*"):
-                shutil.rmtree(leftover)
+            os.rename(self._path(number), self.folder / name)
         except OSError as error:
-            raise storage_error("remove old states from", self.folder, error) from error
-
-    def _set_aside(self, path: Path) -> None:
-        try:
-            shutil.rmtree(path.with_name(f"bad-{path.name}"), ignore_errors=True)
-            os.rename(path, path.with_name(f"bad-{path.name}"))
-            sync_folder(self.folder)
-        except OSError as error:
-            raise storage_error("set aside", path, error) from error
-
-    def _set_aside_before(self) -> bool:
-        return self.folder.is_dir() and any(name.startswith("bad-gen-") for name in os.listdir(self.folder))
+            raise storage_error(action, self._path(number), error) from error
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as opened:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+def damage(folder: Path, number: int) -> str | None:
+    """Returns what is wrong with a generation's files, or None if every byte is as it was committed.
 
-
-def _problem(path: Path) -> str | None:
-    """Returns what is wrong with a generation, or None if every byte is as it was committed."""
+    Raises:
+        StorageError: if a file is there but cannot be opened, which says nothing about its content.
+    """
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        if manifest["format"] != FORMAT or f"gen-{manifest['number']:06d}" != path.name:
-            return "its manifest is of another format or place"
-        expected = {**manifest["files"]}
-        found = {file.name: _fingerprint(file) for file in path.iterdir() if file.name != "manifest.json"}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return f"its manifest is not readable ({error})"
+        manifest = _unsealed((folder / MANIFEST).read_bytes())
+        if manifest is None:
+            return "its manifest is damaged"
+        if manifest["format"] != FORMAT or manifest["number"] != number:
+            return f"its manifest is of another format ({manifest['format']}) or place ({manifest['number']})"
+        expected = manifest["files"]
+        found = {file.name: _fingerprint(file) for file in folder.iterdir() if file.name != MANIFEST}
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return "it cannot be read (input/output error)"
+        raise storage_error("read", folder, error) from error
     if not expected.keys() >= _ALWAYS:
         return "its manifest does not name a whole state"
     for name in sorted(expected.keys() | found.keys()):
@@ -155,10 +218,45 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _load(path: Path, number: int) -> Generation:
-    state = json.loads((path / "state.json").read_bytes())
+def size_bytes(arrays: Mapping[str, Arrays]) -> int:
+    """Returns what the arrays of a state take in memory, and about what they take on a disk."""
+    return sum(array.nbytes for members in arrays.values() for array in members.values())
+
+
+def _load(folder: Path, number: int) -> Generation:
+    state = json.loads((folder / "state.json").read_bytes())
     arrays = {}
-    for file in sorted(path.glob("*.npz")):
+    for file in sorted(folder.glob("*.npz")):
         with np.load(file, allow_pickle=False) as members:
             arrays[file.stem] = {name: members[name] for name in members.files}
     return Generation(number, state, arrays)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    with open(file, "rb") as opened:
+        return {"bytes": os.fstat(opened.fileno()).st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
+    """Returns JSON that carries the SHA-256 of the rest of it."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=2).encode()
+
+
+def _unsealed(text: bytes) -> dict[str, Any] | None:
+    """Returns the content of sealed JSON, or None if any byte of it is not as it was written."""
+    try:
+        content = json.loads(text)
+        del content["sha256"]
+        return content if _sealed(content) == text else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _refuse_not_finite(arrays: Mapping[str, Arrays]) -> None:
+    for group, members in arrays.items():
+        for array in members.values():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DivergedError(
+                    f"a value of the {group} is not finite: the training diverged. Try a smaller train.learning_rate."
+                )

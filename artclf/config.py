@@ -144,6 +144,13 @@ class EarlyStopping(_Part):
     restore_best: bool = True
 
 
+class CheckpointEvery(_Part):
+    """After how many epochs, or minutes (null: no such limit), the state is committed: whichever comes first."""
+
+    epochs: int = Field(1, ge=1, le=10_000)
+    minutes: Annotated[float, Field(gt=0, le=10_000)] | None = 10.0
+
+
 class Phase(_Part):
     """One stretch of training; what is null is taken from the run's own setting."""
 
@@ -167,6 +174,8 @@ class TrainingConfig(_Part):
     class_weight: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     early_stopping: EarlyStopping = EarlyStopping()
+    mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
+    checkpoint_every: CheckpointEvery = CheckpointEvery()
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
 
@@ -242,7 +251,9 @@ class TrainConfig(_Part):
 
     def unused(self) -> set[str]:
         """Returns the dotted names of the settings that cannot change what this run computes."""
-        unused: set[str] = set()
+        unused = {f"train.checkpoint_every.{name}" for name in CheckpointEvery.model_fields}
+        if self.train.mixed_precision == "none":  # it came later: left out, the ids of older runs stay as they were
+            unused.add("train.mixed_precision")
         if self.train.phases is not None:
             unused.add("train.epochs")
             for name, part in PHASE_DEFAULTS.items():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 
@@ -71,9 +72,33 @@ class Interrupted(ArtclfError):
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
-def storage_error(action: str, path: os.PathLike[str] | str, cause: OSError) -> StorageError:
-    """Returns the StorageError that says which path the system refused and why."""
-    return StorageError(f"{os.fspath(path)}: cannot {action}: {cause.strerror or cause}.")
+def storage_error(
+    action: str, path: os.PathLike[str] | str, cause: OSError, size_bytes: int | None = None
+) -> StorageError:
+    """Returns the StorageError that says which path the system refused and why.
+
+    Args:
+        action: what was tried, as in "cannot write".
+        path: what it was tried on.
+        cause: the system's refusal.
+        size_bytes: how much should have been written there, if that is known.
+    """
+    figures = [f"{size_bytes:,} bytes are needed"] if size_bytes is not None else []
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = _free_bytes(os.fspath(path))
+        figures += [f"{free:,} are free"] if free is not None else []
+    told = f" ({', '.join(figures)})" if figures else ""
+    return StorageError(f"{os.fspath(path)}: cannot {action}: {cause.strerror or cause}{told}.")
+
+
+def _free_bytes(path: str) -> int | None:
+    """Returns what is free on the disk of a path or of the nearest folder above it that exists."""
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    try:
+        return shutil.disk_usage(path or ".").free
+    except OSError:
+        return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

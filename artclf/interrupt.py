@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from types import FrameType
 
 from artclf.errors import Interrupted
+
+GRACE_S = 120.0
+"""How long after SIGTERM whoever sent it may wait before SIGKILL: SageMaker's StopTrainingJob waits 120 s (API
+reference), a spot notice comes two minutes ahead (EC2 User Guide, "Spot Instance interruption notices")."""
 
 # The escape code shows a terminal's cursor again, which a progress bar hides.
 _ENDED_AT_ONCE = b"\x1b[?25h\nended at once; what was committed before is saved. Start again and it goes on.\n"
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by what."""
+    """Whether this process was asked to stop, by what, and how much time it has."""
 
     def __init__(self) -> None:
         self.reason = ""
+        self._kill_at: float | None = None
 
     @property
     def requested(self) -> bool:
         """Whether anything asked for a stop."""
         return bool(self.reason)
+
+    def seconds_left(self) -> float | None:
+        """Returns how long this process may still run; None if nothing will end it by force."""
+        return None if self._kill_at is None else self._kill_at - time.monotonic()
 
     def check(self) -> None:
         """Raises Interrupted if a stop was asked for; for work that has nothing to commit."""
@@ -31,21 +39,23 @@ class StopRequest:
             raise Interrupted(f"stopped by {self.reason}. Start again and it goes on.")
 
     @classmethod
-    @contextmanager
-    def on_signals(cls) -> Iterator[StopRequest]:
-        """Yields a request that SIGTERM and SIGINT (Ctrl-C) set; a second signal ends the process at once."""
+    def on_signals(cls) -> StopRequest:
+        """Returns a request that SIGTERM and SIGINT (Ctrl-C) set from now on; a second signal ends the process at once.
+
+        It holds to the end of the process: a signal that comes when all is done changes nothing any more.
+        """
         request = cls()
 
         def handle(number: int, frame: FrameType | None) -> None:
             if request.requested:
                 os.write(2, _ENDED_AT_ONCE)
                 os._exit(Interrupted.exit_code)
+            if number == signal.SIGTERM:
+                request._kill_at = time.monotonic() + GRACE_S
             request.reason = signal.Signals(number).name
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # whoever started us may have held them back until now
-        try:
-            yield request
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+        # Whoever started us may have held them back until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        return request

@@ -42,7 +42,11 @@ class Learner:
         self._config = config
         self._classes = classes
         self._loss_weights = tf.constant(loss_weights)
-        self.network: Network = build(config.model, classes, config.data.image_size, config.data.colour)
+        keras.config.set_dtype_policy(_POLICIES[config.train.mixed_precision])
+        try:
+            self.network: Network = build(config.model, classes, config.data.image_size, config.data.colour)
+        finally:
+            keras.config.set_dtype_policy("float32")
         self._weights = self.network.model.weights
         known = {id(weight) for weight in self._weights}
         self._random_states = [v for v in self.network.model.variables if id(v) not in known]
@@ -56,6 +60,8 @@ class Learner:
         """Frees or freezes the backbone as the phase says and starts a new optimizer."""
         self.network.set_trainable(phase.trainable or "all")
         self._optimizer = _OPTIMIZERS[self._config.train.optimizer](learning_rate=phase.learning_rate)
+        if self._config.train.mixed_precision == "float16":  # its gradients would vanish below 6e-8 without a scale
+            self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
         self._optimizer.build(self.network.model.trainable_variables)
         labels = tf.TensorSpec((None,), tf.int64)
         number = tf.TensorSpec((), tf.int64)
@@ -106,13 +112,10 @@ class Learner:
 
     def weight_arrays(self) -> Arrays:
         """Returns copies of all weights, the frozen and the moving ones too."""
-        arrays = {f"{i:04d}": weight.value.numpy().copy() for i, weight in enumerate(self._weights)}
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise DivergedError("a weight is not finite: the training diverged. Try a smaller train.learning_rate.")
-        return arrays
+        return {f"{i:04d}": weight.value.numpy().copy() for i, weight in enumerate(self._weights)}
 
     def optimizer_arrays(self) -> Arrays:
-        """Returns copies of the optimizer's slots and counters."""
+        """Returns copies of the optimizer's slots and counters, the loss scale among them."""
         return {f"{i:04d}": variable.value.numpy().copy() for i, variable in enumerate(self._optimizer.variables)}
 
     def restore_weights(self, arrays: Arrays) -> None:
@@ -122,6 +125,10 @@ class Learner:
     def restore_optimizer(self, arrays: Arrays) -> None:
         """Sets the optimizer's slots to saved ones. Raises ResumeError if they are of another optimizer."""
         _assign(self._optimizer.variables, arrays, "optimizer")
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions that decide how numbers are rounded."""
+        return {"tensorflow": tf.__version__, "keras": keras.__version__}
 
     def _pixels_spec(self) -> tf.TensorSpec:
         size = self._config.data.image_size
@@ -137,7 +144,8 @@ class Learner:
             logits = self.network.logits(tf.cast(images, tf.float32), training=True)
             losses = self._loss(labels, logits) * tf.gather(self._loss_weights, labels)
             objective = tf.add_n([tf.reduce_mean(losses), *self.network.logits.losses])
-        gradients = tape.gradient(objective, variables)
+            scaled = self._optimizer.scale_loss(objective)
+        gradients = tape.gradient(scaled, variables)
         self._optimizer.apply(gradients, variables)
         # A value that is once not finite stays so until it is read, however seldom that is.
         self._objective.assign(objective + 0.0 * self._objective)
@@ -163,6 +171,7 @@ class Learner:
             state.assign(tf.stack([tf.constant(own, tf.uint32), tf.cast(number, tf.uint32)]))
 
 
+_POLICIES = {"none": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,

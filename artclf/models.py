@@ -104,11 +104,11 @@ def build(config: ModelConfig, classes: int, image_size: int, colour: Literal["r
         else:
             x = _dense_stack(x, head, l2)
             x = layers.Dropout(dropout, name="dropout")(x) if dropout else x
-        logits = layers.Dense(classes, kernel_regularizer=l2, name="logits")(x)
+        logits = layers.Dense(classes, kernel_regularizer=l2, dtype="float32", name="logits")(x)
     except ValueError as error:
         where = f"model.name {config.name} at data.image_size {image_size}"
         raise ConfigError(f"{where}: cannot be built: {_first_line(error)}") from error
-    probabilities = layers.Softmax(name="probabilities")(logits)
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
     return Network(keras.Model(pixels, probabilities, name=config.name), keras.Model(pixels, logits), backbone)
 
 

@@ -280,9 +280,10 @@ def main(argv: list[str]) -> int:
     """Runs ``python -m artclf.prepare`` and returns its exit code."""
     from artclf.interrupt import StopRequest
 
+    stop = StopRequest.on_signals()
     arguments = _parser().parse_args(argv)
     options = _options(arguments)
-    with StopRequest.on_signals() as stop, Display(arguments.quiet) as display:
+    with Display(arguments.quiet) as display:
 
         def progress(phase: str, done: int, total: int) -> None:
             if stop.requested:

@@ -12,7 +12,9 @@ runs/<trial_id>/
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -134,6 +136,19 @@ class RunDir:
         if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             raise StorageError(f"{self.job}: expected the data set's place and digest. Name the data set with --data.")
         return dict(job)
+
+    def set_checkpoints_aside(self) -> Path | None:
+        """Moves the committed states to a folder that nothing reads, and returns it; None if there were none."""
+        if not self.checkpoints.exists():
+            return None
+        taken = {path.name for path in self.path.glob(f"{self.checkpoints.name}-*")}
+        number = next(n for n in itertools.count(1) if f"{self.checkpoints.name}-{n}" not in taken)
+        aside = self.path / f"{self.checkpoints.name}-{number}"
+        try:
+            os.rename(self.checkpoints, aside)
+        except OSError as error:
+            raise storage_error("set aside", self.checkpoints, error) from error
+        return aside
 
     def is_complete(self) -> bool:
         """Says whether all that a finished run leaves is there."""

@@ -139,10 +139,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, size_bytes: int | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside ``path``; when the block ends well its files are made durable
     and it takes the name. What stood there before is moved aside just before and then removed: a reader
-    meets the old folder, the new one or, for an instant, none; never a mixture.
+    meets the old folder, the new one or, for an instant, none; never a mixture. ``size_bytes``, about what
+    goes into it, is told if the disk refuses.
 
     Raises:
         StorageError: naming the path, if the disk refuses.
@@ -164,7 +165,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.rename(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise storage_error("write", path, error) from error
+        raise storage_error("write", path, error, size_bytes) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artclf.arguments import positive
+from artclf.arguments import positive, positive_number
 from artclf.errors import ConfigError, ResumeError, run_command
 from artclf.interrupt import StopRequest
 from artclf.storage import check_writable, local_path
+from artclf.watchdog import LEAST_S
 
 if TYPE_CHECKING:
     from artclf.config import TrainConfig
@@ -35,26 +36,28 @@ log = logging.getLogger("artclf")
 
 def main(argv: list[str]) -> int:
     """Runs ``python -m artclf.train``."""
+    stop = StopRequest.on_signals()
     arguments = _parser().parse_args(argv)
-    with StopRequest.on_signals() as stop:
-        from artclf.training import train
+    from artclf.training import Options, train
 
-        _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
-        run, dataset, config = _prepare_run(arguments, stop)
-        check_writable(run.path)
-        with run.locked():
-            _refuse_other_settings(run, config, dataset)
-            if arguments.resume and not any(run.checkpoints.glob("gen-*")):
-                raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
-            if arguments.data or not (run.job.exists() and run.config.exists()):  # what submit wrote stays as it is
-                run.begin(config, dataset.folder, dataset.digest)
-            _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
-            train(run, dataset, config, stop, arguments.threads)
+    _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
+    run, dataset, config = _prepare_run(arguments, stop)
+    check_writable(run.path)
+    with run.locked():
+        _refuse_other_settings(run, config, dataset)
+        if arguments.resume and not any(run.checkpoints.glob("gen-*")):
+            raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
+        if arguments.data or not (run.job.exists() and run.config.exists()):  # what submit wrote stays as it is
+            run.begin(config, dataset.folder, dataset.digest)
+        _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
+        options = Options(arguments.threads, arguments.from_zero, arguments.hang_after * 60)
+        train(run, dataset, config, stop, options)
     return 0
 
 
 def _log_to(handler: logging.Handler, form: str) -> None:
     """Adds a place that our own lines go to; those of libraries stay where they were."""
+    logging.raiseExceptions = False  # a full disk or a closed pipe may not litter the terminal with tracebacks
     handler.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -72,7 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="one setting, as in a grid"
     )
-    parser.add_argument("--resume", action="store_true", help="refuse to begin from zero")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--resume", action="store_true", help="refuse to begin from zero")
+    begin.add_argument("--from-zero", action="store_true", help="begin again; what was committed is set aside")
+    parser.add_argument(
+        "--hang-after",
+        type=positive_number,
+        metavar="MINUTES",
+        default=LEAST_S / 60,
+        help="the least time without a finished step that is called a hang (default: %(default)g)",
+    )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="decoding threads (default: one a core, 8 at most)"
     )
@@ -135,10 +147,17 @@ def _same_dataset(job: dict[str, Any]) -> Dataset:
 
 
 def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
+    from artclf.config import CheckpointEvery
+
     if not run.config.exists():
         return
     before, after = run.read_config().flat(), config.flat()
-    changed = [f"{name} was {before[name]!r}, now {after[name]!r}" for name in after if before[name] != after[name]]
+    free = {f"train.checkpoint_every.{name}" for name in CheckpointEvery.model_fields}  # changes no result
+    changed = [
+        f"{name} was {before[name]!r}, now {after[name]!r}"
+        for name in after
+        if before[name] != after[name] and name not in free
+    ]
     job = run.read_job()
     if job and job["data_digest"] != dataset.digest:
         changed.append(f"the data set was {job['data_digest'][:12]}, now {dataset.digest[:12]}")

@@ -16,23 +16,49 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from artclf.config import Phase, TrainConfig, trial_id
-from artclf.errors import ArtclfError, DivergedError, Interrupted, ResumeError, StorageError
+from artclf.errors import ArtclfError, DivergedError, HungError, Interrupted, ResumeError, StorageError
 from artclf.interrupt import StopRequest
 from artclf.quiet import load_tensorflow
 from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus, now, write_json
 from artclf.storage import atomic_file
+from artclf.watchdog import LEAST_S, Watchdog, dump_stacks, leave_at_once
 
 if TYPE_CHECKING:
-    from artclf.checkpoint import Arrays, Checkpoints, Generation
+    from artclf.checkpoint import Arrays, Generation
     from artclf.classes import ClassChoice
     from artclf.data import Batches
     from artclf.learner import Learner
+    from artclf.saver import Snapshot
 
 log = logging.getLogger("artclf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; nothing here changes its result.
+
+    Attributes:
+        threads: that decode; None means one a core, eight at most.
+        from_zero: begin again, with what was committed before set aside.
+        hang_after_s: the least time without a finished step that is called a hang.
+    """
+
+    threads: int | None = None
+    from_zero: bool = False
+    hang_after_s: float = LEAST_S
+
+
+class Place(NamedTuple):
+    """A moment of a training."""
+
+    phase: int
+    phase_epoch: int
+    epoch: int
+    step: int
 
 
 @dataclass
@@ -68,6 +94,10 @@ class TrainState:
     plateau_waited: int = 0
     plateau_scale: float = 1.0
 
+    def place(self) -> Place:
+        """Returns which moment of the training this is the state of."""
+        return Place(self.phase, self.phase_epoch, self.epoch, self.step)
+
     def begin_epoch(self) -> None:
         """Forgets the epoch that ended."""
         self.step, self.sums, self.train_seconds = 0, [0.0] * 4, 0.0
@@ -86,60 +116,70 @@ class Training:
         dataset: its data.
         config: its settings.
         stop: tells when to commit and leave.
-        threads: of the decoders; changes no result.
+        status: what status.json says of this attempt; written again after each commit.
+        options: how it is carried out; changes no result.
     """
 
     def __init__(
-        self, run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest, threads: int | None = None
+        self,
+        run: RunDir,
+        dataset: Dataset,
+        config: TrainConfig,
+        stop: StopRequest,
+        status: RunStatus,
+        options: Options,
     ) -> None:
-        from artclf.checkpoint import Checkpoints
+        from artclf.checkpoint import Checkpoints, LocalGenerations
         from artclf.classes import choose_classes, class_weights
         from artclf.data import Batches
         from artclf.learner import Learner
+        from artclf.saver import Saver
 
-        self.run, self.dataset, self.config, self.stop = run, dataset, config, stop
+        self.run, self.dataset, self.config, self.stop, self.options = run, dataset, config, stop, options
         self.classes: ClassChoice = choose_classes(dataset, config.data)
         splits = {name: self.classes.split(dataset, name) for name in ("train", "val", "test")}
         weights = class_weights(splits["train"].labels, len(self.classes.infos), config.train.class_weight)
         self.splits = splits
-        self.batches = Batches(dataset, splits["train"], config.data, config.train.batch_size, threads)
+        self.batches = Batches(dataset, splits["train"], config.data, config.train.batch_size, options.threads)
         self.evaluation_batches: dict[str, Batches] = {
-            name: Batches(dataset, splits[name], config.data, config.evaluate.batch_size, threads)
+            name: Batches(dataset, splits[name], config.data, config.evaluate.batch_size, options.threads)
             for name in ("val", "test")
         }
         self.learner: Learner = Learner(config, len(self.classes.infos), weights)
-        self.checkpoints: Checkpoints = Checkpoints(run.checkpoints)
+        self.checkpoints = Checkpoints(LocalGenerations(run.checkpoints))
+        self.saver = Saver(self.checkpoints, self._committed)
+        self.watchdog = Watchdog(self._hung, options.hang_after_s)
         self.state = TrainState()
         self.best: Arrays = {}
         self.phases = config.phases()
-        self.identity = trial_id(config, dataset.digest)
-        self._clock = time.monotonic()
+        self.status = status
+        self._clock = self._saved_at = time.monotonic()
+        self._saved: Place | None = None
         self._ticked = 0.0
 
     # -- the loop --------------------------------------------------------------------------------
 
-    def fit(self, status: RunStatus) -> None:
-        """Trains from where the run stands to its end, committing after every epoch.
-
-        Args:
-            status: written again after each commit, with the epochs and seconds so far.
+    def fit(self) -> None:
+        """Trains from where the run stands to its end, and returns when the last epoch is committed.
 
         Raises:
             Interrupted: when asked to stop, after a commit.
             DivergedError: when the loss is not finite; nothing after the last commit is kept.
+            StorageError: when a commit was refused; the one before it is sound.
         """
+        self.watchdog.start()
         while self.state.phase < len(self.phases):
             phase = self.phases[self.state.phase]
-            while self.state.phase_epoch < phase.epochs and not self._waited_enough():
+            while not self._is_over(phase):
                 self.learner.set_learning_rate(self.learning_rate(phase))
                 self._train_epoch()
                 validation = self._validate()
                 self._finish_epoch(phase, validation)
-                self.commit()
-                self.run.write_metrics(self.state.history)
-                self.run.write_status(self.so_far(status))
                 self._log_epoch()
+                if self._is_due(self.config.train.checkpoint_every.epochs) or self._is_over(phase):
+                    self._save()
             self._next_phase()
+        self.saver.flush()
 
     def _train_epoch(self) -> None:
         self.learner.set_sums(self.state.sums)
@@ -151,16 +191,20 @@ class Training:
             self.state.step += 1
             self.state.train_seconds = time.monotonic() - started
             self._tick(steps)
-            self._leave_if_asked()
+            self._between_steps()
+            if self.state.step < steps and self._is_due():
+                self._save()
         self.state.sums = self.learner.sums().tolist()
 
     def _validate(self) -> dict[str, float]:
         from artclf.evaluate import score
 
         probabilities, labels = self.learner.probabilities(
-            self.evaluation_batches["val"].evaluation(), self._leave_if_asked
+            self.evaluation_batches["val"].evaluation(), self._between_steps
         )
         scores = score(labels, probabilities, self._slugs())
+        if not math.isfinite(scores.loss):
+            raise DivergedError("the validation loss is not finite. Try a smaller train.learning_rate.")
         return {
             "val_loss": scores.loss,
             "val_accuracy": scores.accuracy,
@@ -221,6 +265,9 @@ class Training:
             return max(rate * self.state.plateau_scale, self.config.train.plateau.min_learning_rate)
         return rate
 
+    def _is_over(self, phase: Phase) -> bool:
+        return self.state.phase_epoch >= phase.epochs or self._waited_enough()
+
     def _waited_enough(self) -> bool:
         patience = self.config.train.early_stopping.patience
         return patience is not None and self.state.waited >= patience
@@ -235,27 +282,46 @@ class Training:
     # -- stopping and going on -------------------------------------------------------------------
 
     def restore(self) -> None:
-        """Goes on from the newest sound committed state, if there is one.
+        """Goes on from the newest sound committed state; from zero only if there never was one, or if told so.
 
         Raises:
             ResumeError: if there are committed states but none is sound, or it is of another run.
         """
-        generation, damaged = self.checkpoints.restore()
+        if self.options.from_zero:
+            aside = self.run.set_checkpoints_aside()
+            log.info("beginning from zero as told%s", f"; what was committed is kept in {aside}" if aside else "")
+        try:
+            generation, damaged = self.checkpoints.restore()
+            if generation is None and not self.options.from_zero:
+                self._refuse_lost_states()
+        except ResumeError as error:
+            raise ResumeError(
+                f"{error} To begin again from the first epoch: "
+                f"python -m artclf.train --run-dir {self.run.path} --from-zero"
+            ) from error
         for problem in damaged:
-            log.warning("a committed state is damaged and set aside: %s", problem)
+            log.warning("a committed state is damaged and set aside, an older one is used: %s", problem)
         if generation is None:
             self.learner.begin_phase(self.phases[0])
-            return
-        self._adopt(generation)
-        self.run.write_metrics(self.state.history)
-        log.info("going on from epoch %d, step %d", self.state.epoch, self.state.step)
+        else:
+            self._adopt(generation)
+            log.info("going on from epoch %d, step %d", self.state.epoch, self.state.step)
+        if generation is not None or self.run.metrics.exists():
+            self.run.write_metrics(self.state.history)
+
+    def _refuse_lost_states(self) -> None:
+        if self.status.epoch:
+            raise ResumeError(
+                f"{self.run.checkpoints}: {self.status.epoch} epochs were committed here by the word of status.json, "
+                f"but no committed state is left."
+            )
 
     def _adopt(self, generation: Generation) -> None:
-        expected = self.identity
-        if generation.state["identity"] != expected:
+        differences = _differences(generation.state["of"], self._identity())
+        if differences:
             raise ResumeError(
-                f"{self.run.checkpoints}: the committed state belongs to settings and data "
-                f"{generation.state['identity']}, this run is {expected}. Use another run directory."
+                f"{self.run.checkpoints}: the committed state belongs to other settings or data: "
+                f"{'; '.join(differences)}. Use another run directory."
             )
         self.state = TrainState(**generation.state["place"])
         self.learner.restore_weights(generation.arrays["weights"])
@@ -263,34 +329,101 @@ class Training:
         if self.state.phase < len(self.phases):
             self.learner.begin_phase(self.phases[self.state.phase])
             self.learner.restore_optimizer(generation.arrays["optimizer"])
+        self._saved = self.state.place()
+        self.status = replace(self.status, epoch=self.state.epoch)
+        versions = {**generation.state["versions"]}
+        if versions != self.learner.versions():
+            log.warning("saved by %s, going on with %s: the last digits may differ", versions, self.learner.versions())
 
-    def commit(self) -> None:
-        """Commits the whole state; what is on disk then is enough to go on from here."""
-        state = {"identity": self.identity, "place": {**asdict(self.state), "seconds": self.seconds()}}
-        arrays = {
-            "weights": self.learner.weight_arrays(),
-            "optimizer": self.learner.optimizer_arrays(),
-            "best": self.best,
-        }
-        self.checkpoints.commit(state, arrays)
+    def _identity(self) -> dict[str, Any]:
+        """Returns the settings and the data that the state belongs to, in the form that state.json has."""
+        settings = json.loads(json.dumps(self.config.canonical()))
+        return {**settings, "data set": self.dataset.digest}
 
-    def so_far(self, status: RunStatus) -> RunStatus:
-        """Returns a status with the epochs committed and the seconds spent until now."""
-        return replace(status, epoch=self.state.epoch, seconds=round(self.seconds(), 1))
+    def _is_due(self, epochs: int | None = None) -> bool:
+        """Says whether so many epochs, or the time between two commits, have passed since the last one."""
+        minutes = self.config.train.checkpoint_every.minutes
+        if minutes is not None and time.monotonic() - self._saved_at >= minutes * 60:
+            return True
+        return epochs is not None and self.state.epoch - (self._saved.epoch if self._saved else 0) >= epochs
+
+    def _save(self) -> None:
+        """Hands a copy of the whole state to the saver; what is on disk then is enough to go on from here."""
+        self._hand_over(self._snapshot())
+
+    def _hand_over(self, snapshot: Snapshot) -> None:
+        self.saver.save(snapshot)
+        self._saved, self._saved_at = self.state.place(), time.monotonic()
+
+    def _snapshot(self) -> Snapshot:
+        from artclf.saver import Snapshot
+
+        if self.state.step:
+            self.state.sums = self.learner.sums().tolist()
+        just_best = self.state.step == 0 and self.state.best_epoch == self.state.epoch
+        return Snapshot(
+            {
+                "of": self._identity(),
+                "versions": self.learner.versions(),
+                "place": {**asdict(self.state), "seconds": self.seconds()},
+            },
+            {
+                "weights": self.best if just_best else self.learner.weight_arrays(),
+                "optimizer": self.learner.optimizer_arrays(),
+                "best": self.best,
+            },
+        )
+
+    def _committed(self, state: Mapping[str, Any]) -> None:
+        """Tells of a commit in the files that point to it; called in the saver's thread."""
+        place = state["place"]
+        self.watchdog.beat()
+        self.run.write_metrics(place["history"])
+        self.status = replace(self.status, epoch=place["epoch"], seconds=round(place["seconds"], 1))
+        self.run.write_status(self.status)
 
     def seconds(self) -> float:
         """Returns the time spent in this run, earlier processes too."""
         return self.state.seconds + time.monotonic() - self._clock
 
-    def _leave_if_asked(self) -> None:
-        if not self.stop.requested:
-            return
-        if self.state.phase < len(self.phases):
-            self.state.sums = self.learner.sums().tolist()
-            self.commit()
-        raise Interrupted(
-            f"stopped by {self.stop.reason} at epoch {self.state.epoch}, step {self.state.step}; all is saved. "
-            f"Start again and it goes on."
+    def _between_steps(self) -> None:
+        """Looks around after a step or a batch: did a commit fail, does anyone want us to stop?"""
+        self.watchdog.beat()
+        self.saver.check()
+        if self.stop.requested:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Commits what is new, if there is time for it, and ends."""
+        at = f"stopped by {self.stop.reason} at epoch {self.state.epoch}, step {self.state.step}"
+        if self.state.phase < len(self.phases) and self.state.place() != self._saved:
+            snapshot, left = self._snapshot(), self.stop.seconds_left()
+            needed = self.saver.expected_seconds(snapshot)
+            if left is not None and needed > left:
+                self.saver.flush()
+                raise Interrupted(
+                    f"{at}; a commit takes {needed:.0f} s and only {max(left, 0):.0f} s were left, so the last one "
+                    f"before it stands. Start again and it goes on from there."
+                )
+            self._hand_over(snapshot)
+        self.saver.flush()
+        raise Interrupted(f"{at}; all is saved. Start again and it goes on.")
+
+    def close(self) -> RunStatus:
+        """Ends the threads, after what was handed over is committed, and returns the status so far."""
+        self.saver.close()
+        self.watchdog.close()
+        return replace(self.status, seconds=round(self.seconds(), 1))
+
+    def _hung(self, silent_s: float) -> None:
+        """Leaves every thread's stack and ends this process; what else it could do may hang as well."""
+        reason = f"no step ended for {silent_s:.0f} s; the stacks of all threads are in {self.run.log}"
+        leave_at_once(
+            HungError(reason),
+            [
+                lambda: dump_stacks(self.run.log),
+                lambda: self.run.write_status(replace(self.status, state="failed", reason=reason, ended=now())),
+            ],
         )
 
     # -- what people see -------------------------------------------------------------------------
@@ -343,7 +476,7 @@ class Training:
         if self.config.train.early_stopping.restore_best:
             self.learner.restore_weights(self.best)
         for split, batches in self.evaluation_batches.items():
-            probabilities, labels = self.learner.probabilities(batches.evaluation(), self._leave_if_asked)
+            probabilities, labels = self.learner.probabilities(batches.evaluation(), self._between_steps)
             scores = score(labels, probabilities, self._slugs())
             write_json(self.run.evaluation_json(split), scores.to_dict())
             records = self.splits[split].records
@@ -377,7 +510,7 @@ class Training:
                     "colour": data.colour,
                 },
                 "data_digest": self.dataset.digest,
-                "trial_id": self.identity,
+                "trial_id": trial_id(self.config, self.dataset.digest),
                 "best_epoch": self.state.best_epoch,
                 "settings": self.config.model_dump(mode="json"),
             },
@@ -387,7 +520,7 @@ class Training:
         return [info.slug for info in self.classes.infos]
 
 
-def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest, threads: int | None = None) -> None:
+def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest, options: Options = Options()) -> None:
     """Brings one run to its end from wherever it stands, and leaves its verdict in status.json.
 
     Raises:
@@ -395,13 +528,14 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         ArtclfError: what went wrong; the status says it too.
     """
     before = _status_before(run)
-    if before is not None and before.state == "done" and run.is_complete():
+    if before is not None and before.state == "done" and run.is_complete() and not options.from_zero:
         log.info("%s: done already, %s", run.path, f"{before.epoch} epochs")
         return
     attempt = before.attempt + 1 if before else 1
     status = replace(
         before or RunStatus("running", started=now()), state="running", reason="", attempt=attempt, ended=""
     )
+    status = replace(status, epoch=0) if options.from_zero else status
     run.write_status(status)
     training: Training | None = None
     try:
@@ -410,11 +544,12 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         load_tensorflow()
         from artclf.environment import describe_environment
 
+        stop.check()
         write_json(run.environment, describe_environment(dataset.digest))
-        training = Training(run, dataset, config, stop, threads)
+        training = Training(run, dataset, config, stop, status, options)
         _log_plan(training)
         training.restore()
-        training.fit(status)
+        training.fit()
         training.finish()
         verdict = replace(status, state="done")
     except BaseException as error:
@@ -422,9 +557,20 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         raise
     finally:
         if training is not None:
-            verdict = training.so_far(verdict)
-        run.write_status(replace(verdict, ended=now()))
+            so_far = training.close()
+            verdict = replace(verdict, epoch=so_far.epoch, seconds=so_far.seconds)
+        _leave_verdict(run, replace(verdict, ended=now()))
     log.info("done in %.0f s: %s", verdict.seconds, run.path)
+
+
+def _leave_verdict(run: RunDir, verdict: RunStatus) -> None:
+    """Writes the verdict; a disk that refuses it too must not hide what ended the run."""
+    try:
+        run.write_status(verdict)
+    except StorageError:
+        if verdict.state == "done":
+            raise
+        log.exception("the verdict could not be written")
 
 
 def _status_before(run: RunDir) -> RunStatus | None:
@@ -459,3 +605,12 @@ def _log_plan(training: Training) -> None:
         config.total_epochs(),
         training.batches.steps(),
     )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns what differs between two sets of settings, in words."""
+    return [
+        f"{name} was {before.get(name)!r:.60}, is {now.get(name)!r:.60}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]

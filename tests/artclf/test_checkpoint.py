@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artclf.checkpoint import Checkpoints
+from artclf.checkpoint import Checkpoints, LocalGenerations
 from artclf.errors import ResumeError, StorageError
+
+
+def at(folder: Path) -> Checkpoints:
+    return Checkpoints(LocalGenerations(folder))
 
 
 def commit(checkpoints: Checkpoints, epoch: int) -> int:
@@ -20,19 +24,19 @@ def commit(checkpoints: Checkpoints, epoch: int) -> int:
 
 def test_what_was_committed_is_restored_to_the_bit(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    Checkpoints(tmp_path).commit({"epoch": 1, "value": 0.1}, {"weights": {"0000": values, "0001": np.array(3)}})
-    generation, damaged = Checkpoints(tmp_path).restore()
+    at(tmp_path).commit({"epoch": 1, "value": 0.1}, {"weights": {"0000": values, "0001": np.array(3)}})
+    generation, damaged = at(tmp_path).restore()
     assert generation is not None and not damaged
     assert generation.state == {"epoch": 1, "value": 0.1}
     assert np.array_equal(generation.arrays["weights"]["0000"], values)
 
 
 def test_nothing_committed_is_no_error(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path / "none").restore() == (None, [])
+    assert at(tmp_path / "none").restore() == (None, [])
 
 
 def test_the_newest_is_restored_and_two_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = at(tmp_path)
     for epoch in range(1, 6):
         commit(checkpoints, epoch)
     generation, _ = checkpoints.restore()
@@ -42,7 +46,7 @@ def test_the_newest_is_restored_and_two_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_a_changed_byte_anywhere_is_found_and_the_older_state_used(tmp_path: Path, seed: int) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     commit(checkpoints, 2)
     choice = random.Random(seed)
@@ -58,7 +62,7 @@ def test_a_changed_byte_anywhere_is_found_and_the_older_state_used(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "weights.npz"])
 def test_a_missing_or_cut_file_is_found(tmp_path: Path, name: str) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     commit(checkpoints, 2)
     file = tmp_path / "gen-000002" / name
@@ -68,7 +72,7 @@ def test_a_missing_or_cut_file_is_found(tmp_path: Path, name: str) -> None:
 
 
 def test_if_no_state_is_sound_the_run_refuses_to_begin_from_zero(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     (tmp_path / "gen-000001" / "state.json").write_text("{}")
     for _ in range(2):  # also the second time, when the damaged one is already set aside
@@ -77,7 +81,7 @@ def test_if_no_state_is_sound_the_run_refuses_to_begin_from_zero(tmp_path: Path)
 
 
 def test_what_a_killed_commit_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     (tmp_path / ".tmp-abc").mkdir()
     (tmp_path / ".tmp-abc" / "weights.npz").write_bytes(b"half")
@@ -88,11 +92,11 @@ def test_what_a_killed_commit_left_is_removed_by_the_next(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        commit(Checkpoints(tmp_path / "file"), 1)
+        commit(at(tmp_path / "file"), 1)
 
 
 def test_a_manifest_that_names_no_files_is_no_sound_state(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     commit(checkpoints, 2)
     newest = tmp_path / "gen-000002"

@@ -192,7 +192,7 @@ def test_a_state_of_other_settings_is_refused(tiny_set: Dataset, tmp_path: Path)
     run = RunDir(tmp_path / "run")
     with pytest.raises(Interrupted):
         train(run, tiny_set, settings(), StopAt(6))
-    with pytest.raises(ResumeError, match="belongs to settings and data"):
+    with pytest.raises(ResumeError, match=r"other settings or data: train\.seed was 0, is 5"):
         train(run, tiny_set, settings(train__seed=5), StopRequest())
 
 
