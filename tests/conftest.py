@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,44 @@ settings.load_profile("artclf")
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+Amount = Callable[[int, int], int]
+Measured = Callable[[str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="the long form of the fault tests: make soak")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what the fault tests measured, passed or not."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, []) if r.when == "call"]
+    lines = [f"{r.nodeid.split('::')[-1]}: {v}" for r in reports for k, v in r.user_properties if k == "measured"]
+    if lines:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(sorted(lines)))
+
+
+@pytest.fixture(scope="session")
+def amount(request: pytest.FixtureRequest) -> Amount:
+    """Returns a choice between a quick number and that of the soak."""
+    soak = bool(request.config.getoption("--soak"))
+    return lambda quick, long: long if soak else quick
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Notes a figure that is printed when all tests have ended."""
+    return lambda figure: record_property("measured", figure)
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Returns what starts trainers quickly (tests.crash.Nursery)."""
+    from tests.crash import Nursery
+
+    return Nursery(tmp_path_factory.mktemp("nursery"))
 
 
 @pytest.fixture(autouse=True)
