@@ -37,6 +37,7 @@ class Watchdog:
         self._pauses: deque[float] = deque(maxlen=_REMEMBERED)
         self._beat_at = time.monotonic()
         self._silent_s = 0.0
+        self._look_every_s = min(_LOOK_EVERY_S, least_s / 4)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -63,13 +64,13 @@ class Watchdog:
 
     def passed(self, seconds: float) -> None:
         """Adds time in which this process could run; a longer pause than between two looks was sleep."""
-        self._silent_s += min(seconds, 2 * _LOOK_EVERY_S)
+        self._silent_s += min(seconds, 2 * self._look_every_s)
         if self._silent_s > self.limit_s():
             self._hung(self._silent_s)
 
     def _watch(self) -> None:
         looked = time.monotonic()
-        while not self._closed.wait(min(_LOOK_EVERY_S, self._least_s / 4)):
+        while not self._closed.wait(self._look_every_s):
             moment = time.monotonic()
             self.passed(moment - looked)
             looked = moment

@@ -21,7 +21,7 @@ SMALL = {
     "train.batch_size": 4,
     "train.epochs": 8,
 }
-MOBILENET = {
+MOBILENET: dict[str, Any] = {
     "model.name": "mobilenet",
     "model.alpha": 0.75,
     "model.trainable": 12,
@@ -90,5 +90,7 @@ def test_no_random_kill_changes_what_mobilenet_learns_from_real_pictures(
 
     sources = [str(shared_data / "paintings" / name) for name in MOBILENET["data.classes"]]
     data = prepare(sources, tmp_path / "data", Options()).folder
-    kills, runs = stories(nursery, tmp_path, data, MOBILENET, amount(2, 25), seed=300)
+    weights = shared_data / "weights" / "mobilenet_7_5_224_tf_no_top.h5"
+    settings = {**MOBILENET, "model.weights": str(weights)}
+    kills, runs = stories(nursery, tmp_path, data, settings, amount(2, 25), seed=300)
     measured(f"{kills} kill -9 over {runs} runs of MobileNet on real pictures: 0 unreadable, 0 lost, all equal")
