@@ -38,6 +38,7 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, classes: int, loss_weights: npt.NDArray[np.float32]) -> None:
+        keras.utils.clear_session()  # layers are numbered from one again, so equal runs save equal files
         keras.utils.set_random_seed(config.train.seed)
         self._config = config
         self._classes = classes

@@ -116,20 +116,23 @@ class Nursery:
     Args:
         folder: for what they print.
         environment: is added to theirs.
+        arguments: go before those of each.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._folder, self._environment = folder, dict(environment or {})
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+    ) -> None:
+        self._folder, self._environment, self._arguments = folder, dict(environment or {}), list(arguments)
         os.environ.setdefault("PYTHONPATH", str(PROJECT))  # the fork server looks for the preload there only
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.crash_preload"])
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+    def start(self, arguments: Sequence[str]) -> Child:
         """Returns the trainer that was started with these arguments."""
         handle, output = tempfile.mkstemp(dir=self._folder, suffix=".out")
         os.close(handle)
-        added = {**self._environment, **(environment or {})}
-        process = self._context.Process(target=_run_trainer, args=(list(arguments), output, added))
+        told = [*self._arguments, *arguments]
+        process = self._context.Process(target=_run_trainer, args=(told, output, self._environment))
         process.start()
         return _NurseryChild(process, Path(output))
 
@@ -297,7 +300,8 @@ def endure(
         where = f"after {len(attempts)} attempts, the last with {fault}"
         if problems := unreadable(run):
             raise Broken(f"{where}: {problems}")
-        if f"{run.path}: done already" not in output and "going on" in output and place_gone_on_from(output) != before:
+        began = re.search(r"^(going on from|epoch) ", output, re.MULTILINE) is not None
+        if began and place_gone_on_from(output) != before:
             raise Broken(f"{where}: went on from {place_gone_on_from(output)}, committed was {before}")
         lines = metrics_of(run)
         if lines != list(truth[: len(lines)]):
@@ -309,6 +313,53 @@ def endure(
         if fault is None:
             raise Broken(f"{where}: ended with {code}:\n{output}")
     return attempts
+
+
+def trainer_arguments(run: RunDir, data: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Returns the arguments of python -m artclf.train for a run on a data set with dotted settings."""
+    chosen = [f"--set={name}={_yaml(value)}" for name, value in settings.items()]
+    return ["--run-dir", str(run.path), "--data", str(data), *chosen]
+
+
+def _yaml(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value).lower()
+
+
+def truth(nursery: Nursery, folder: Path, data: Path, settings: dict[str, Any]) -> tuple[RunDir, float]:
+    """Returns a run that nothing broke, and how long it took."""
+    run = RunDir(folder / "whole")
+    child = nursery.start(trainer_arguments(run, data, settings))
+    if child.wait() != 0:
+        raise Broken(child.output())
+    status = run.read_status()
+    assert status is not None
+    return run, status.seconds
+
+
+def stories(
+    nursery: Nursery, folder: Path, data: Path, settings: dict[str, Any], kills: int, seed: int
+) -> tuple[int, int]:
+    """Kills runs on the same settings until so many kills were delivered, at most 12 in one run.
+
+    Returns:
+        (kills, runs): each of the runs ended like one that nothing broke.
+
+    Raises:
+        Broken: telling which promise was not kept, and the seed that repeats it.
+    """
+    whole, seconds = truth(nursery, folder, data, settings)
+    expected = digest(whole)
+    delivered = runs = 0
+    while delivered < kills:
+        run = RunDir(folder / f"broken-{runs}")
+        faults = random_faults(seed + runs, min(12, kills - delivered), seconds + 0.5)
+        told = trainer_arguments(run, data, settings)
+        attempts = endure(lambda _, told=told: nursery.start(told), run, faults, metrics_of(whole))  # type: ignore[misc]
+        delivered += sum(attempt.code == -9 for attempt in attempts)
+        runs += 1
+        if differences := same(digest(run), expected):
+            raise Broken(f"{differences} differ after {[str(a.fault) for a in attempts]}, seed {seed + runs - 1}")
+    return delivered, runs
 
 
 def deliver(child: Child, fault: Fault) -> None:

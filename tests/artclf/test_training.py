@@ -92,47 +92,6 @@ def test_two_runs_of_one_seed_agree_to_the_bit_and_another_seed_differs(tiny_set
     assert first != other
 
 
-FEATURES: dict[str, dict[str, Any]] = {
-    "dropout and flips": {"model.name": "cnn_small", "data.image_size": 24, "data.augment.flip": True},
-    "several crops": {"data.view": "crop", "data.crops": 2},
-    "balanced sampler and class weights": {"data.sampler": "balanced", "train.class_weight": "balanced"},
-    "sgd with steps": {"train.optimizer": "sgd", "train.schedule": "steps", "train.steps.every": 1},
-    "rmsprop with cosine": {"train.optimizer": "rmsprop", "train.schedule": "cosine"},
-    "adamw with a plateau": {
-        "train.optimizer": "adamw",
-        "train.schedule": "plateau",
-        "train.plateau.patience": 1,
-        "train.learning_rate": 0.02,
-    },
-    "two phases of a backbone": {
-        "model.name": "mobilenet",
-        "model.alpha": 0.25,
-        "data.image_size": 32,
-        "train.phases": [{"epochs": 1, "trainable": "none"}, {"epochs": 2, "trainable": 5, "learning_rate": 1e-4}],
-    },
-    "early stopping": {"train.early_stopping": {"metric": "val_loss", "patience": 1}, "train.learning_rate": 0.05},
-    "batch normalisation and smoothing": {
-        "model.head": [{"units": 8, "batch_norm": True}],
-        "train.label_smoothing": 0.1,
-        "model.l2": 1e-3,
-    },
-}
-
-
-@pytest.mark.parametrize("feature", FEATURES)
-def test_stopped_and_resumed_equals_never_stopped(tiny_set: Dataset, tmp_path: Path, feature: str) -> None:
-    config = TrainConfig.from_settings({**SMALL, **FEATURES[feature]})
-    whole = train_to_the_end(tmp_path / "whole", tiny_set, config)
-    run = RunDir(tmp_path / "broken")
-    for looks in (2, 3, 7):  # in the middle of an epoch, between epochs, in an evaluation
-        with pytest.raises(Interrupted):
-            train(run, tiny_set, config, StopAt(looks))
-        status = run.read_status()
-        assert status is not None and status.state == "interrupted"
-    train(run, tiny_set, config, StopRequest())
-    assert result(run) == result(whole)
-
-
 def test_a_model_read_in_again_gives_the_probabilities_that_were_recorded(tiny_set: Dataset, tmp_path: Path) -> None:
     from artclf.classes import choose_classes
     from artclf.images import read_picture

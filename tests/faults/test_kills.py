@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from artclf.records import Dataset
-from artclf.rundir import RunDir
 from tests.conftest import Amount, Measured
-from tests.crash import Attempt, Nursery, digest, endure, metrics_of, random_faults, same
+from tests.crash import Nursery, stories
 
 SMALL = {
     "model.name": "cnn_small",
@@ -31,47 +29,6 @@ MOBILENET: dict[str, Any] = {
     "train.batch_size": 16,
     "train.epochs": 3,
 }
-
-
-def arguments(run: RunDir, data: Path, settings: dict[str, Any]) -> list[str]:
-    chosen = [f"--set={name}={_yaml(value)}" for name, value in settings.items()]
-    return ["--run-dir", str(run.path), "--data", str(data), *chosen]
-
-
-def _yaml(value: Any) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value).lower()
-
-
-def truth(nursery: Nursery, folder: Path, data: Path, settings: dict[str, Any]) -> tuple[RunDir, float]:
-    """Returns a run that nothing broke, and how long it took."""
-    run = RunDir(folder / "whole")
-    child = nursery.start(arguments(run, data, settings))
-    assert child.wait() == 0, child.output()
-    status = run.read_status()
-    assert status is not None
-    return run, status.seconds
-
-
-def stories(
-    nursery: Nursery, folder: Path, data: Path, settings: dict[str, Any], kills: int, seed: int
-) -> tuple[int, int]:
-    """Kills runs until so many kills were delivered; returns (kills, runs). A story has at most 12 kills."""
-    whole, seconds = truth(nursery, folder, data, settings)
-    expected = digest(whole)
-    delivered = runs = 0
-    while delivered < kills:
-        run = RunDir(folder / f"broken-{runs}")
-        faults = random_faults(seed + runs, min(12, kills - delivered), seconds + 0.5)
-        attempts: Sequence[Attempt] = endure(
-            lambda fault, run=run: nursery.start(arguments(run, data, settings)),  # type: ignore[misc]
-            run,
-            faults,
-            metrics_of(whole),
-        )
-        delivered += sum(attempt.code == -9 for attempt in attempts)
-        runs += 1
-        assert same(digest(run), expected) == [], f"seed {seed + runs - 1}, {[str(a.fault) for a in attempts]}"
-    return delivered, runs
 
 
 @pytest.mark.parametrize("how_often", ["an epoch", "a step"])

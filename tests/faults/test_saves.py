@@ -17,9 +17,20 @@ from artclf.checkpoint import Generation
 from artclf.records import Dataset
 from artclf.rundir import RunDir
 from tests.conftest import Amount, Measured
-from tests.crash import CallFault, Commands, Nursery, calls_below, digest, metrics_of, newest_place, same, unreadable
+from tests.crash import (
+    CallFault,
+    Commands,
+    Nursery,
+    calls_below,
+    digest,
+    metrics_of,
+    newest_place,
+    same,
+    trainer_arguments,
+    truth,
+    unreadable,
+)
 from tests.crash_save import newest
-from tests.faults.test_kills import arguments, truth
 
 SETTINGS = {"model.name": "cnn_tiny", "model.head": [4], "data.image_size": 16, "train.epochs": 5}
 CALLS = ("mkdir", "openat", "write", "fsync", "rename", "unlinkat", "unlink", "rmdir")
@@ -37,7 +48,7 @@ def stopped(nursery: Nursery, tiny_set: Dataset, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("stopped")
     whole, _ = truth(nursery, folder, tiny_set.folder, SETTINGS)
     run = RunDir(folder / "stopped")
-    child = nursery.start(arguments(run, tiny_set.folder, SETTINGS))
+    child = nursery.start(trainer_arguments(run, tiny_set.folder, SETTINGS))
     while len(list(run.checkpoints.glob("gen-*"))) < 2 and child.wait(0.01) is None:
         pass
     os.kill(child.pid, 9)
@@ -93,7 +104,7 @@ def test_a_kill_at_any_call_of_a_commit_leaves_the_old_state_or_the_new_one(
         after = newest(run.checkpoints)
         assert after.number - before.number in (0, 1) and the_same(after, before), f"{call} {nth}"
         if place % amount(12, 1) == 0:
-            job = nursery.start(arguments(run, tiny_set.folder, SETTINGS))
+            job = nursery.start(trainer_arguments(run, tiny_set.folder, SETTINGS))
             assert job.wait() == 0, job.output()
             assert same(digest(run), digest(whole)) == [], f"{call} {nth}"
             resumed += 1
@@ -144,7 +155,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_path_and_bytes_and_it_goes_on_wh
     settings = {**SETTINGS, "model.head": [64], "train.epochs": 6}
     whole, _ = truth(nursery, tmp_path, tiny_set.folder, settings)
     run = RunDir(small_disk / "run")
-    child = nursery.start(arguments(run, tiny_set.folder, settings))
+    child = nursery.start(trainer_arguments(run, tiny_set.folder, settings))
     assert child.wait() == 5, child.output()
     told = r"error: (\S+): cannot write: No space left on device \([\d,]+ bytes are needed, [\d,]+ are free\)"
     found = re.search(told, child.output())
@@ -153,6 +164,6 @@ def test_a_disk_that_fills_up_ends_the_run_with_path_and_bytes_and_it_goes_on_wh
     assert unreadable(run) == []
     assert metrics_of(run) == metrics_of(whole)[: len(metrics_of(run))]
     subprocess.run(["mount", "-o", "remount,size=60m", small_disk], check=True)
-    child = nursery.start(arguments(run, tiny_set.folder, settings))
+    child = nursery.start(trainer_arguments(run, tiny_set.folder, settings))
     assert child.wait() == 0, child.output()
     assert same(digest(run), digest(whole)) == []

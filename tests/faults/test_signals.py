@@ -27,9 +27,11 @@ from tests.crash import (
     random_faults,
     same,
     send,
+    trainer_arguments,
+    truth,
     unreadable,
 )
-from tests.faults.test_kills import SMALL, arguments, truth
+from tests.faults.test_kills import SMALL
 
 LONG = {**SMALL, "train.epochs": 2000}
 
@@ -60,7 +62,7 @@ def test_sigterm_at_any_moment_commits_and_leaves_with_exit_code_75(
     while delivered < count:
         run = RunDir(tmp_path / f"run-{runs}")
         for fault in [*random_faults(500 + runs, 10, seconds, ["TERM"]), None]:
-            child = nursery.start(arguments(run, tiny_set.folder, SMALL))
+            child = nursery.start(trainer_arguments(run, tiny_set.folder, SMALL))
             if fault is None:
                 assert child.wait() == 0, child.output()
                 break
@@ -90,14 +92,14 @@ def test_sigterm_while_a_finished_training_is_evaluated_loses_nothing(
     stopped, count = 0, amount(1, 10)
     for place in range(20 * count):
         run = RunDir(tmp_path / f"run-{place}")
-        child = nursery.start(arguments(run, tiny_set.folder, settings))
+        child = nursery.start(trainer_arguments(run, tiny_set.folder, settings))
         wait_for_commit(run, child)  # from here on it evaluates
         child.wait(random.Random(place).uniform(0, 0.2))
         send(child, "TERM")
         code = child.wait(60)
         if code == 75:
             assert_saved_and_left(run, child, code)
-            child = nursery.start(arguments(run, tiny_set.folder, settings))
+            child = nursery.start(trainer_arguments(run, tiny_set.folder, settings))
             code = child.wait()
             stopped += 1
         assert code == 0, child.output()
@@ -142,7 +144,7 @@ def test_ctrl_c_twice_ends_at_once_and_harms_nothing(
 ) -> None:
     run = RunDir(tmp_path / "run")
     commands = Commands([sys.executable, "-m", "artclf.train"], tmp_path)
-    child = commands.start(arguments(run, tiny_set.folder, LONG))
+    child = commands.start(trainer_arguments(run, tiny_set.folder, LONG))
     if moment == "training":
         wait_for_commit(run, child, 2)
     else:
@@ -168,7 +170,7 @@ def test_a_trainer_that_slept_goes_on_as_if_it_had_not(
     chance = random.Random(11)
 
     def start(_: object) -> Child:
-        child = nursery.start([*arguments(run, tiny_set.folder, settings), "--hang-after", "0.1"])
+        child = nursery.start([*trainer_arguments(run, tiny_set.folder, settings), "--hang-after", "0.1"])
         wait_for_commit(run, child)
         for _ in range(3):
             deliver(child, Fault("STOP", chance.uniform(0, seconds / 6), pause))
@@ -185,10 +187,10 @@ def test_a_trainer_that_hangs_leaves_its_stacks_and_exit_code_7(
 ) -> None:
     """The picture reads of a real trainer are held up by strace, as a dead network disk would."""
     run = RunDir(tmp_path / "run")
-    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=none"]
-    hold_up = ["-P", str(next(tiny_set.folder.glob("shards/*"))), "-e", "inject=pread64:delay_enter=60000000:when=40+"]
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=none"]
+    hold_up = ["-P", str(next(tiny_set.folder.glob("shards/*"))), "-e", "inject=pread64:delay_enter=8000000:when=40+"]
     command = [*strace, "-e", "trace=pread64", *hold_up, sys.executable, "-m", "artclf.train", "--hang-after", "0.05"]
-    child = Commands(command, tmp_path).start(arguments(run, tiny_set.folder, SMALL))
+    child = Commands(command, tmp_path).start(trainer_arguments(run, tiny_set.folder, SMALL))
     assert child.wait(120) == 7, child.output()
     status = run.read_status()
     assert status is not None and status.state == "failed" and "no step ended for" in status.reason
