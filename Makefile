@@ -6,23 +6,24 @@ PY = .venv/bin/python
 JOBS = $(PY) -m jobs
 WHERE = $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
 
-.PHONY: demo test check lint bench plan submit status logs stop report reap lock
+.PHONY: demo test check lint bench plan submit status logs stop report reap drill lock
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo | test | check | bench"
 	@echo "make plan | submit | status | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
 	@echo "make logs GRID=grids/x.yaml ARGS=TRIAL"
+	@echo "make drill GRID=grids/x.yaml [ARGS=--faults 8]   rehearse interruptions here"
 
 demo: .venv/ready
 	$(JOBS) submit grids/demo.yaml --root $(ROOT) $(ARGS)
 
-plan submit status stop report reap logs: .venv/ready
+plan submit status stop report reap logs drill: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
 	$(JOBS) $@ $(WHERE)
 
 test: .venv/ready
-	tests/browser.sh
+	tests/packages.sh
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 lint: .venv/ready
 	.venv/bin/ruff format --check .

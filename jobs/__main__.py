@@ -1,4 +1,4 @@
-"""``python -m jobs plan|submit|status|logs|stop|report|reap GRID``: arguments, printing, exit codes."""
+"""``python -m jobs plan|submit|status|logs|stop|report|reap|drill GRID``: arguments, printing, exit codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -272,6 +273,25 @@ def reap_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def drill_command(arguments: argparse.Namespace) -> int:
+    """Runs the grid undisturbed and disturbed, and says whether both left the same."""
+    from artclf.interrupt import StopRequest
+    from jobs.drill import drill
+
+    seed = arguments.seed or 1 + secrets.randbelow(99_999)
+    stop = StopRequest.on_signals()
+    try:
+        verdict = drill(
+            Path(arguments.grid), _root(arguments), arguments.backend, arguments.faults, seed, stop, _say_at_once
+        )
+    except Interrupted as interrupted:
+        root = f" --root {arguments.root}" if arguments.root != DEFAULT_ROOT else ""
+        again = f"python -m jobs drill {arguments.grid}{root} --faults {arguments.faults} --seed {seed}"
+        raise Interrupted(f"{interrupted} What was run undisturbed is kept; go on with:\n{again}") from None
+    print(verdict.text)
+    return 0 if verdict.equal else 1
+
+
 # -- shared by the commands ----------------------------------------------------------------------
 
 
@@ -425,6 +445,10 @@ def _shown(path: Path) -> str:
     return relative if not relative.startswith("..") else str(path)
 
 
+def _say_at_once(text: str) -> None:
+    print(text, flush=True)
+
+
 def _again(arguments: argparse.Namespace) -> str:
     root = f" --root {arguments.root}" if arguments.root != DEFAULT_ROOT else ""
     return f"python -m jobs submit {arguments.grid}{root}"
@@ -441,6 +465,7 @@ COMMANDS = {
     "stop": (stop_command, "let running trials save and end"),
     "report": (report_command, "gather what is there and write the report"),
     "reap": (reap_command, "list what was left behind; remove it with --yes"),
+    "drill": (drill_command, "rehearse interruptions here and compare with an uninterrupted run"),
 }
 
 
@@ -480,6 +505,9 @@ def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("--follow", action="store_true", help="go on until the job ends")
     if name == "stop":
         command.add_argument("trials", nargs="*", metavar="TRIAL")
+    if name == "drill":
+        command.add_argument("--faults", type=positive, default=8, metavar="N", help="how many (default: 8)")
+        command.add_argument("--seed", type=positive, metavar="S", help="repeat the faults of the drill that told it")
 
 
 if __name__ == "__main__":
