@@ -66,7 +66,12 @@ class Saver:
             self.check()
 
     def expected_seconds(self, snapshot: Snapshot) -> float:
-        """Returns how long a commit of a snapshot may take, as the slowest so far tells; 0 before the first."""
+        """Returns how long a commit of a snapshot may take, as the slowest so far tells; 0 if there was none.
+
+        The first one, if it is being written now, is waited for.
+        """
+        if not self._seconds_per_byte:
+            self.flush()
         return self._seconds_per_byte * size_bytes(snapshot.arrays)
 
     def close(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from artclf.checkpoint import Checkpoints, LocalGenerations
-from artclf.errors import ResumeError, StorageError
+from artclf.errors import DivergedError, ResumeError, StorageError
 
 
 def at(folder: Path) -> Checkpoints:
@@ -44,20 +46,90 @@ def test_the_newest_is_restored_and_two_are_kept(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["gen-000004", "gen-000005"]
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_a_changed_byte_anywhere_is_found_and_the_older_state_used(tmp_path: Path, seed: int) -> None:
-    checkpoints = at(tmp_path)
-    commit(checkpoints, 1)
-    commit(checkpoints, 2)
-    choice = random.Random(seed)
-    file = choice.choice([f for f in sorted((tmp_path / "gen-000002").iterdir()) if f.name != "manifest.json"])
+def damage_one_place(folder: Path, choice: random.Random) -> Path:
+    """Flips a bit of one file of a generation, or cuts it short, and returns the file."""
+    file = choice.choice(sorted(folder.iterdir()))
     content = bytearray(file.read_bytes())
-    content[choice.randrange(len(content))] ^= 1 << choice.randrange(8)
+    place = choice.randrange(len(content))
+    if choice.random() < 0.5:
+        content[place] ^= 1 << choice.randrange(8)
+    else:
+        del content[place:]
     file.write_bytes(content)
-    generation, damaged = checkpoints.restore()
-    assert generation is not None and generation.state["epoch"] == 1
-    assert len(damaged) == 1 and file.name in damaged[0]
-    assert (tmp_path / "bad-gen-000002").is_dir()
+    return file
+
+
+def test_every_one_of_500_damages_is_found_and_the_older_state_used(tmp_path: Path) -> None:
+    choice = random.Random(1)
+    whole = tmp_path / "whole"
+    for epoch in (1, 2):
+        commit(at(whole), epoch)
+    for number in range(500):
+        folder = tmp_path / f"copy-{number}"
+        shutil.copytree(whole, folder)
+        file = damage_one_place(folder / "gen-000002", choice)
+        generation, damaged = at(folder).restore()
+        assert generation is not None and generation.state["epoch"] == 1, f"{number}: {file.name}"
+        assert len(damaged) == 1 and damaged[0].startswith("gen-000002: ")
+        assert (folder / "bad-gen-000002").is_dir()
+
+
+def test_none_of_500_sound_states_is_called_damaged(tmp_path: Path) -> None:
+    values = np.random.default_rng(5)
+    for number in range(500):
+        array = values.normal(size=values.integers(1, 200)).astype(np.float32)
+        at(tmp_path).commit({"epoch": number}, {"weights": {"0000": array}})
+        generation, damaged = at(tmp_path).restore()
+        assert generation is not None and not damaged
+        assert generation.number == number + 1 and np.array_equal(generation.arrays["weights"]["0000"], array)
+
+
+def test_what_was_set_aside_is_kept_and_its_number_never_given_again(tmp_path: Path) -> None:
+    checkpoints = at(tmp_path)
+    for epoch in (1, 2):
+        commit(checkpoints, epoch)
+    for _ in range(3):
+        newest = max(tmp_path.glob("gen-*"))
+        damage_one_place(newest, random.Random(3))
+        checkpoints.restore()
+        commit(checkpoints, 3)
+    assert sorted(path.name for path in tmp_path.glob("bad-*")) == [
+        "bad-gen-000002",
+        "bad-gen-000003",
+        "bad-gen-000004",
+    ]
+
+
+def test_a_reader_beside_a_writer_that_prunes_always_gets_a_sound_state(tmp_path: Path) -> None:
+    commit(at(tmp_path), 0)
+    done = threading.Event()
+
+    def write() -> None:
+        for epoch in range(1, 120):
+            commit(at(tmp_path), epoch)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = [0]
+    while not done.is_set():
+        generation, damaged = at(tmp_path).restore()
+        assert generation is not None and not damaged
+        assert generation.arrays["weights"]["0000"][0, 0] == generation.state["epoch"]
+        seen.append(generation.state["epoch"])
+    writer.join()
+    assert seen == sorted(seen) and len(set(seen)) > 3
+    assert not list(tmp_path.glob("bad-*"))
+
+
+@pytest.mark.parametrize("group", ["weights", "optimizer", "best"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_never_committed(tmp_path: Path, group: str, value: float) -> None:
+    commit(at(tmp_path), 1)
+    arrays = {"weights": {"0000": np.zeros(2)}, group: {"0000": np.array([1.0, value])}}
+    with pytest.raises(DivergedError, match=f"a value of the {group} is not finite"):
+        at(tmp_path).commit({"epoch": 2}, arrays)
+    assert [path.name for path in tmp_path.iterdir()] == ["gen-000001"]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "weights.npz"])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from artclf.config import TrainConfig
+from artclf.config import TrainConfig, trial_id
 from artclf.errors import ConfigError, DivergedError, Interrupted, ResumeError
 from artclf.interrupt import StopRequest
 from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
-from artclf.training import Training, TrainState, train
+from artclf.training import Options, Training, TrainState, train
 
 SMALL = {
     "model.name": "cnn_tiny",
@@ -42,6 +43,9 @@ class StopAt(StopRequest):
         if self._looks == 0:
             self.reason = "the test"
         return bool(self.reason)
+
+    def check(self) -> None:
+        """Is no look: training has not begun."""
 
 
 def train_to_the_end(folder: Path, dataset: Dataset, config: TrainConfig) -> RunDir:
@@ -153,6 +157,77 @@ def test_a_state_of_other_settings_is_refused(tiny_set: Dataset, tmp_path: Path)
         train(run, tiny_set, settings(), StopAt(6))
     with pytest.raises(ResumeError, match=r"other settings or data: train\.seed was 0, is 5"):
         train(run, tiny_set, settings(train__seed=5), StopRequest())
+
+
+def stop_after_first_epoch(run: RunDir, dataset: Dataset, **more: Any) -> None:
+    with pytest.raises(Interrupted):
+        train(run, dataset, settings(**more), StopAt(6))
+
+
+@pytest.mark.parametrize("lost", ["damaged", "removed"])
+def test_a_run_whose_states_are_all_lost_does_not_begin_from_zero_unless_told(
+    tiny_set: Dataset, tmp_path: Path, lost: str
+) -> None:
+    run = RunDir(tmp_path / "run")
+    stop_after_first_epoch(run, tiny_set)
+    for generation in run.checkpoints.glob("gen-*"):
+        (generation / "state.json").write_text("{}") if lost == "damaged" else shutil.rmtree(generation)
+    for _ in range(2):
+        with pytest.raises(ResumeError, match=r"--run-dir .*run --from-zero"):
+            train(run, tiny_set, settings(), StopRequest())
+    train(run, tiny_set, settings(), StopRequest(), Options(from_zero=True))
+    assert result(run) == result(train_to_the_end(tmp_path / "whole", tiny_set, settings()))
+    assert (run.path / "checkpoint-1").is_dir()
+
+
+def test_a_commit_that_would_not_end_in_time_is_not_begun(tiny_set: Dataset, tmp_path: Path) -> None:
+    class NoTime(StopAt):
+        def seconds_left(self) -> float:
+            return 0.0
+
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(Interrupted, match="only 0 s were left, so the last one before it stands"):
+        train(run, tiny_set, settings(), NoTime(7))
+    (newest,) = run.checkpoints.glob("gen-*")  # of the first epoch; none of the second
+    assert read_json(newest / "state.json")["place"]["epoch"] == 1
+    train(run, tiny_set, settings(), StopRequest())
+    assert result(run) == result(train_to_the_end(tmp_path / "whole", tiny_set, settings()))
+
+
+def committed_places(folder: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, **more: Any) -> list[Any]:
+    """Returns the (epoch, step) of every commit of a run; each is waited for, so that none is passed over."""
+    places = []
+    hand_over = Training._hand_over
+
+    def noting(self: Training, snapshot: Any) -> None:
+        hand_over(self, snapshot)
+        self.saver.flush()
+        places.append((snapshot.state["place"]["epoch"], snapshot.state["place"]["step"]))
+
+    monkeypatch.setattr(Training, "_hand_over", noting)
+    train_to_the_end(folder, dataset, settings(**more))
+    return places
+
+
+def test_commits_come_every_so_many_epochs_and_at_the_end(
+    tiny_set: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = {"epochs": 2, "minutes": None}
+    found = committed_places(tmp_path / "run", tiny_set, monkeypatch, train__epochs=5, train__checkpoint_every=every)
+    assert found == [(2, 0), (4, 0), (5, 0)]
+
+
+def test_commits_come_every_so_many_minutes_within_an_epoch_too(
+    tiny_set: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = {"epochs": 100, "minutes": 1e-9}
+    found = committed_places(tmp_path / "run", tiny_set, monkeypatch, train__epochs=2, train__checkpoint_every=every)
+    assert found == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
+
+
+def test_how_often_a_run_is_saved_does_not_change_which_trial_it_is() -> None:
+    often = settings(train__checkpoint_every={"epochs": 7, "minutes": 1.0})
+    assert trial_id(often, "data") == trial_id(settings(), "data")
 
 
 def test_a_failure_leaves_its_reason_in_the_status(tiny_set: Dataset, tmp_path: Path) -> None:

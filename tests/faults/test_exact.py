@@ -17,7 +17,7 @@ from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
 from artclf.training import Options, train
 from tests.conftest import Amount, Measured
-from tests.crash import Nursery, digest, same, stories
+from tests.crash import Nursery, digest, newest_place, same, stories
 from tests.faults.test_kills import SMALL as KILLED
 
 SMALL = {
@@ -118,6 +118,9 @@ class LeaveAt(StopRequest):
             raise Crash
         return bool(self.reason)
 
+    def check(self) -> None:
+        """Is no look: training has not begun."""
+
 
 def places(steps: int, epochs: int, middle: int, seed: int) -> Iterator[tuple[int, int]]:
     """Yields, in order, the (epoch, step) to leave at: the end of every epoch, as step 0 of the next, and so
@@ -140,6 +143,7 @@ def leave_and_go_on(run: RunDir, dataset: Dataset, config: TrainConfig, steps: i
             return left  # ended early
         except (Interrupted, Crash):
             left += 1
+        assert newest_place(run) == (epoch, step)
         at = epoch * looks + step
     train(run, dataset, config, StopRequest(), Options(threads=1))
     return left
