@@ -1,4 +1,5 @@
-"""``python -m bench [memory|loader] [--data FOLDER]``: what training takes in memory, what loading costs.
+"""``python -m bench [memory|loader|saving] [--data FOLDER]``: what training takes in memory, what loading and
+committing cost.
 
 Without ``--data`` the generated sample pictures are used; a folder of real pictures tells more.
 """
@@ -15,8 +16,9 @@ def main(argv: list[str]) -> int:
     """Runs the benchmarks that are named, or all."""
     from bench.loader import measure_loader
     from bench.memory import measure_memory
+    from bench.saving import measure_saving
 
-    benches = {"memory": measure_memory, "loader": measure_loader}
+    benches = {"memory": measure_memory, "loader": measure_loader, "saving": measure_saving}
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(benches)} (default: all)")
     parser.add_argument("--data", default="sample:", metavar="D", help="a prepared or raw data set")
