@@ -6,11 +6,11 @@ PY = .venv/bin/python
 JOBS = $(PY) -m jobs
 WHERE = $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
 
-.PHONY: demo test check lint bench plan submit status logs stop report reap drill lock
+.PHONY: demo test soak check lint bench plan submit status logs stop report reap drill lock
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | bench"
+	@echo "make demo | test | check | bench | soak"
 	@echo "make plan | submit | status | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
 	@echo "make logs GRID=grids/x.yaml ARGS=TRIAL"
 	@echo "make drill GRID=grids/x.yaml [ARGS=--faults 8]   rehearse interruptions here"
@@ -25,6 +25,9 @@ plan submit status stop report reap logs drill: .venv/ready
 test: .venv/ready
 	tests/packages.sh
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+soak: .venv/ready
+	tests/packages.sh
+	$(PY) -m pytest -n 2 --dist worksteal --soak tests/faults tests/artclf/test_checkpoint.py $(ARGS)
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .

@@ -47,7 +47,7 @@ class Opened:
         return self.expansion.trials
 
 
-def open_all(arguments: argparse.Namespace) -> Opened:
+def open_all(arguments: argparse.Namespace, check_stop: Callable[[], None] = lambda: None) -> Opened:
     """Reads the grid, opens (or first prepares) its data set, and looks how every trial stands."""
     from artclf.datasets import open_dataset
     from jobs.backends import open_backend
@@ -58,7 +58,7 @@ def open_all(arguments: argparse.Namespace) -> Opened:
     backend = open_backend(arguments.backend)
     grid = load_grid(Path(arguments.grid))
     study = Study(_root(arguments), grid.study)
-    dataset = open_dataset(grid.dataset)
+    dataset = open_dataset(grid.dataset, check_stop)
     expansion = expand(grid, dataset.digest)
     return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))
 
@@ -145,10 +145,11 @@ def submit_command(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         return plan_command(arguments)
-    opened = open_all(arguments)
+    stop = StopRequest.on_signals()
+    opened = open_all(arguments, stop.check)
     study, grid = opened.study, opened.grid
     check_writable(study.path)
-    with StopRequest.on_signals() as stop, study.submitting():
+    with study.submitting():
         opened = replace(opened, outcomes=outcomes(study, opened.trials, opened.backend))  # nobody else submits now
         _check_classes(opened)
         data = str(opened.dataset.folder.absolute())

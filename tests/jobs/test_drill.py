@@ -151,11 +151,10 @@ def test_a_disturbed_grid_ends_like_the_undisturbed_one_and_the_drill_says_so(dr
     assert code == 0, printed
     lines = printed.splitlines()
     assert lines[0] == f"seed {SEED}: repeat exactly these faults with --seed {SEED}"
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= 80, printed
     words = " ".join(lines)
     assert "Both trials ended exactly once, with the same weights, metrics and predictions as without them." in words
-    assert sum(" fault " in line for line in lines) >= 3
-    assert "submit 2 goes on: " in words
+    assert "fault 1/4: kill -9 of the trainer of " in words and "submit 2 goes on: " in words, printed
 
 
 def test_the_study_itself_stays_untouched(drilled: tuple[Path, str, int]) -> None:
