@@ -119,8 +119,9 @@ class LocalStorage:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, size_bytes: int | None = None) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; when the block ends well it is made durable and takes the name.
+    ``size_bytes``, about what goes into it, is told if the disk refuses.
 
     Raises:
         StorageError: naming the path, if the disk refuses.
@@ -133,7 +134,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise storage_error("write", path, error) from error
+        raise storage_error("write", path, error, size_bytes) from error
     finally:
         temporary.unlink(missing_ok=True)
 

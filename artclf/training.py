@@ -493,15 +493,16 @@ class Training:
         self._save_model()
 
     def _save_model(self) -> None:
-        with atomic_file(self.run.model) as temporary:
-            self.learner.network.model.save(temporary)
+        model = self.learner.network.model
+        with atomic_file(self.run.model, size_bytes=4 * model.count_params()) as temporary:
+            model.save(temporary)
         data = self.config.data
         write_json(
             self.run.model_json,
             {
                 "format": "artclf-model/1",
                 "model": self.config.model.name,
-                "parameters": int(self.learner.network.model.count_params()),
+                "parameters": int(model.count_params()),
                 "classes": [asdict(info) for info in self.classes.infos],
                 "preprocessing": {
                     "view": data.view,
