@@ -128,12 +128,12 @@ def test_an_error_of_the_disk_at_any_call_of_a_commit_leaves_the_old_state_and_s
         assert "Traceback" not in child.output(), f"{call} {nth}: {child.output()}"
         after = newest(run.checkpoints)
         assert the_same(after, before), f"{call} {nth}"
-        if code != 0:  # what only removes leftovers may fail, and is tried again after the next commit
+        if code != 0:
             refused += 1
             assert code == 5, f"{call} {nth}: {child.output()}"
             assert str(run.checkpoints) in child.output() and re.search(r"cannot \w+.*: .+\.", child.output())
-        else:
-            assert after.number == before.number + 1 and call in ("unlinkat", "unlink", "rmdir", "openat"), (call, nth)
+        else:  # a folder that was there already, or a leftover that stays until the next commit
+            assert after.number == before.number + 1, f"{call} {nth}: called a success, and it was none"
         shutil.rmtree(run.path)
     measured(f"{error} at {place + 1} calls of a save: the old state loads every time, {refused} ended with code 5")
 
