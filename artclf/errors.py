@@ -139,7 +139,11 @@ def run_command(main: Callable[[list[str]], int]) -> None:
         where = error.filename if error.filename is not None else "a file"
         print(f"error: {printable(str(storage_error('use', where, error)))}", file=sys.stderr)
         code = StorageError.exit_code
-    for number in (signal.SIGTERM, signal.SIGINT):  # all is done: what comes while Python ends changes no verdict
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+    ):  # all is done: what comes while Python ends changes no verdict
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 

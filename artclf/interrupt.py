@@ -13,6 +13,9 @@ GRACE_S = 120.0
 """How long after SIGTERM whoever sent it may wait before SIGKILL: SageMaker's StopTrainingJob waits 120 s (API
 reference), a spot notice comes two minutes ahead (EC2 User Guide, "Spot Instance interruption notices")."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""A stop from outside, Ctrl-C, and a terminal that was closed."""
+
 # The escape code shows a terminal's cursor again, which a progress bar hides.
 _ENDED_AT_ONCE = b"\x1b[?25h\nended at once; what was committed before is saved. Start again and it goes on.\n"
 
@@ -40,7 +43,7 @@ class StopRequest:
 
     @classmethod
     def on_signals(cls) -> StopRequest:
-        """Returns a request that SIGTERM and SIGINT (Ctrl-C) set from now on; a second signal ends the process at once.
+        """Returns a request that STOP_SIGNALS set from now on; a second signal ends the process at once.
 
         It holds to the end of the process: a signal that comes when all is done changes nothing any more.
         """
@@ -54,8 +57,8 @@ class StopRequest:
                 request._kill_at = time.monotonic() + GRACE_S
             request.reason = signal.Signals(number).name
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, handle)
-        # Whoever started us may have held them back until now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+                signal.signal(number, handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # whoever started us may have held them back
         return request

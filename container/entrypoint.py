@@ -16,12 +16,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from artclf.errors import ArtclfError, ConfigError, Interrupted, run_command
+from artclf.interrupt import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from artclf.rundir import RunDir, RunStatus
     from container.sagemaker import SageMakerFolders
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(argv: list[str]) -> int:

@@ -138,6 +138,25 @@ def test_sigterm_during_prepare_leaves_and_the_next_one_goes_on(
     measured(f"{stopped} SIGTERM during prepare: exit code 75, the data set afterwards equal to the byte")
 
 
+def test_a_terminal_that_is_closed_lets_the_trainer_save_and_end_unless_nohup_was_meant(
+    nursery: Nursery, tiny_set: Dataset, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    child = nursery.start(trainer_arguments(run, tiny_set.folder, LONG))
+    wait_for_commit(run, child)
+    send(child, "HUP")
+    assert_saved_and_left(run, child, child.wait(60))
+    assert "stopped by SIGHUP" in child.output()
+    nohup = Commands(["nohup", sys.executable, "-m", "artclf.train"], tmp_path)
+    child = nohup.start(trainer_arguments(run, tiny_set.folder, LONG))
+    epochs = len(run.read_metrics())
+    wait_for_commit(run, child, epochs + 1)
+    send(child, "HUP")
+    wait_for_commit(run, child, epochs + 20)
+    send(child, "TERM")
+    assert_saved_and_left(run, child, child.wait(60))
+
+
 @pytest.mark.parametrize("moment", ["loading", "training"])
 def test_ctrl_c_twice_ends_at_once_and_harms_nothing(
     moment: str, tiny_set: Dataset, tmp_path: Path, measured: Measured

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from artclf.errors import ConfigError
 from artclf.interrupt import StopRequest
 from artclf.records import Dataset
-from jobs.drill import SLEEP_S, Kind, compare, drill, plan_faults
+from jobs.compare import compare
+from jobs.drill import SLEEP_S, Kind, drill, plan_faults
 from jobs.study import Study
 
 PROJECT = Path(__file__).resolve().parents[2]
