@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import artclf
+from artclf.records import Dataset
 
 
-def describe_environment(data_digest: str) -> dict[str, Any]:
-    """Returns device, memory, cores, driver and versions of this machine, for environment.json.
+def describe_environment(dataset: Dataset) -> dict[str, Any]:
+    """Returns device, memory, cores, driver and versions of this machine, and which data, for environment.json.
 
     What the machine does not tell is null. ARTCLF_IMAGE_DIGEST, ARTCLF_COMMIT and ARTCLF_INSTANCE
     say what only the launcher knows.
@@ -40,7 +41,8 @@ def describe_environment(data_digest: str) -> dict[str, Any]:
         "artclf": artclf.__version__,
         "image_digest": os.environ.get("ARTCLF_IMAGE_DIGEST"),
         "commit": os.environ.get("ARTCLF_COMMIT") or _commit(),
-        "data_digest": data_digest,
+        "data_digest": dataset.digest,
+        "data": dataset.summary(),
         "instance": os.environ.get("ARTCLF_INSTANCE"),
     }
 

@@ -195,6 +195,10 @@ class Dataset:
                 )
         return cls(folder, manifest, index)
 
+    def summary(self) -> str:
+        """Returns how much there is of what: ``7,100 pictures of 50 classes``."""
+        return f"{len(self):,} pictures of {len(self.classes)} classes"
+
     @property
     def digest(self) -> str:
         """The data set's name by content."""

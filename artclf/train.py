@@ -103,7 +103,7 @@ def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunD
         raise ConfigError(f"{run.path}: expected a folder for the run, received a file.")
     job = run.read_job() if run else None
     if run and job and not told:
-        return run, _same_dataset(job), run.read_config()
+        return run, _same_dataset(run, job), run.read_config()
     if arguments.resume and run and not job:
         raise ResumeError(f"{run.path}: --resume was given, but no run began here.")
     config = TrainConfig.from_settings(_settings(arguments, run), where="settings")
@@ -134,16 +134,26 @@ def _settings(arguments: argparse.Namespace, run: RunDir | None) -> dict[str, An
     return settings
 
 
-def _same_dataset(job: dict[str, Any]) -> Dataset:
+def _same_dataset(run: RunDir, job: dict[str, Any]) -> Dataset:
     from artclf.datasets import open_dataset
 
     dataset = open_dataset(job["dataset"])
-    if dataset.digest != job["data_digest"]:
-        raise ResumeError(
-            f"{job['dataset']}: the data set changed since this run began (digest {dataset.digest[:12]}, "
-            f"expected {job['data_digest'][:12]}). Use another run directory."
-        )
+    if changed := _changed_data(run, job, dataset):
+        raise ResumeError(f"{job['dataset']}: {changed}. Use another run directory, or put the old data back.")
     return dataset
+
+
+def _changed_data(run: RunDir, job: dict[str, Any], dataset: Dataset) -> str:
+    """Returns how the data differs from what the run began with, or nothing."""
+    from artclf.rundir import read_json
+
+    if job["data_digest"] == dataset.digest:
+        return ""
+    before = (read_json(run.environment) or {}).get("data", "")
+    return (
+        f"the data set changed since this run began: it was {before} (digest {job['data_digest'][:12]}), "
+        f"now {dataset.summary()} ({dataset.digest[:12]})"
+    )
 
 
 def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
@@ -159,10 +169,10 @@ def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -
         if before[name] != after[name] and name not in free
     ]
     job = run.read_job()
-    if job and job["data_digest"] != dataset.digest:
-        changed.append(f"the data set was {job['data_digest'][:12]}, now {dataset.digest[:12]}")
+    if job and (other := _changed_data(run, job, dataset)):
+        changed.append(other)
     if changed:
-        raise ResumeError(f"{run.path}: this run began with other settings: {'; '.join(changed)}. Use another folder.")
+        raise ResumeError(f"{run.path}: not what this run began with: {'; '.join(changed)}. Use another run directory.")
 
 
 if __name__ == "__main__":

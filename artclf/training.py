@@ -360,7 +360,7 @@ class Training:
 
         if self.state.step:
             self.state.sums = self.learner.sums().tolist()
-        just_best = self.state.step == 0 and self.state.best_epoch == self.state.epoch
+        just_best = self.state.step == 0 and 0 < self.state.best_epoch == self.state.epoch
         return Snapshot(
             {
                 "of": self._identity(),
@@ -546,7 +546,7 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         from artclf.environment import describe_environment
 
         stop.check()
-        write_json(run.environment, describe_environment(dataset.digest))
+        write_json(run.environment, describe_environment(dataset))
         training = Training(run, dataset, config, stop, status, options)
         _log_plan(training)
         training.restore()

@@ -165,6 +165,21 @@ def test_other_settings_on_a_run_directory_are_refused_with_the_difference(tiny_
     refused(run(*map(str, first), "--set", "train.seed=4"), 3, "train.seed was 0, now 4")
 
 
+def test_another_data_set_on_a_run_directory_is_refused_with_the_difference(
+    tiny_set: Dataset, tiny_pictures: Path, tmp_path: Path
+) -> None:
+    pictures, data = tmp_path / "pictures", tmp_path / "data"
+    shutil.copytree(tiny_pictures, pictures)
+    assert run("artclf.prepare", pictures, "--out", data).returncode == 0
+    assert run("artclf.train", "--data", data, "--run-dir", tmp_path / "run", *TINY).returncode == 0
+    (pictures / "down" / "down_3.png").unlink()
+    assert run("artclf.prepare", pictures, "--out", data, "--force").returncode == 0
+    for more in ([], ["--data", data, *TINY]):
+        told = run("artclf.train", "--run-dir", tmp_path / "run", *more)
+        refused(told, 3, "it was 90 pictures of 3 classes (digest ")
+        assert ", now 89 pictures of 3 classes (" in told.stderr
+
+
 def test_c14_reap_removes_nothing_unless_told(tiny_set: Dataset, grid: Path) -> None:
     root = grid.parent / "studies"
     refused(run("jobs", "reap", grid, "--root", root), 2, "nothing was submitted yet")
