@@ -7,7 +7,8 @@
 
 A generation gets its name only when all its files are on the disk, and its manifest (sizes and
 SHA-256 of every file, and of itself) proves it at load: a name is a promise, the manifest the
-proof. Two are kept. Nothing here knows Keras: arrays come and go by name.
+proof. What others put beside its files (SageMaker's agent does) is passed over. Two are kept.
+Nothing here knows Keras: arrays come and go by name.
 
 What makes a generation appear in one step differs between a disk (the rename of its folder) and a
 bucket (its manifest, put last and only if there is none): that is a GenerationStore.
@@ -29,7 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from artclf.errors import DivergedError, ResumeError, storage_error
+from artclf.errors import DivergedError, ResumeError, StorageError, storage_error
 from artclf.storage import TEMPORARY, atomic_folder, sync_folder
 
 FORMAT = "artclf-checkpoint/2"
@@ -69,7 +70,11 @@ class GenerationStore(Protocol):
 
     def commit(self, number: int, fill: Callable[[Path], None], size_bytes: int) -> None:
         """Makes a generation of the files, the manifest last, that ``fill`` puts into an empty folder: in one
-        step, or not at all. ``size_bytes`` is about what it needs."""
+        step, or not at all. ``size_bytes`` is about what it needs.
+
+        Raises:
+            StorageError: if the place refuses, or the number is taken: two writers are at work.
+        """
 
     def fetch(self, number: int) -> Path:
         """Returns a folder of this machine with a generation's files; it is missing if the generation is."""
@@ -85,10 +90,15 @@ class GenerationStore(Protocol):
 
 
 class Checkpoints:
-    """The committed states of one run."""
+    """The committed states of one run.
 
-    def __init__(self, store: GenerationStore) -> None:
-        self._store = store
+    Args:
+        store: where they are kept.
+        progress: is called after each part of a commit that has been written.
+    """
+
+    def __init__(self, store: GenerationStore, progress: Callable[[], None] = lambda: None) -> None:
+        self._store, self._progress = store, progress
 
     def commit(self, state: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> int:
         """Commits a new generation, then removes all but the two newest; returns its number.
@@ -104,8 +114,12 @@ class Checkpoints:
             (folder / "state.json").write_text(json.dumps(state))
             for group, members in arrays.items():
                 np.savez(folder / f"{group}.npz", **members)  # type: ignore[arg-type]
-            files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
-            (folder / MANIFEST).write_bytes(_sealed({"format": FORMAT, "number": number, "files": files}))
+                self._progress()
+            files = {}
+            for file in sorted(folder.iterdir()):
+                files[file.name] = _fingerprint(file)
+                self._progress()
+            (folder / MANIFEST).write_bytes(sealed({"format": FORMAT, "number": number, "files": files}))
 
         self._store.commit(number, fill, size_bytes(arrays))
         for old in self._store.numbers()[:-KEPT]:
@@ -125,16 +139,12 @@ class Checkpoints:
         while numbers := self._store.numbers():
             newest = numbers[-1]
             folder = self._store.fetch(newest)
-            problem = damage(folder, newest)
             try:
-                if problem is None:
-                    return _load(folder, newest), damaged
-            except FileNotFoundError:
-                problem = "it is gone"
-            if newest not in self._store.numbers():
-                continue  # its writer removed it while we looked: there are newer ones
-            damaged.append(f"{folder.name}: {problem}")
-            self._store.set_aside(newest)
+                return _load(folder, newest), damaged
+            except _Damaged as problem:
+                if newest in self._store.numbers():  # else its writer removed it while we looked: there are newer ones
+                    damaged.append(f"{folder.name}: {problem}")
+                    self._store.set_aside(newest)
         if self._store.last_number():
             problems = "; ".join(damaged) or "all were set aside before"
             raise ResumeError(f"{self._store.uri}: no committed state is sound ({problems}).")
@@ -155,6 +165,8 @@ class LocalGenerations:
         return max((int(match[2]) for match in self._names()), default=0)
 
     def commit(self, number: int, fill: Callable[[Path], None], size_bytes: int) -> None:
+        if self._path(number).exists():
+            raise StorageError(f"{self._path(number)}: is there already: another writer is at work in this folder.")
         with atomic_folder(self._path(number), size_bytes) as temporary:
             fill(temporary)
 
@@ -186,36 +198,52 @@ class LocalGenerations:
             raise storage_error(action, self._path(number), error) from error
 
 
+class _Damaged(Exception):
+    """What is wrong with a generation."""
+
+
 def damage(folder: Path, number: int) -> str | None:
     """Returns what is wrong with a generation's files, or None if every byte is as it was committed.
 
     Raises:
+        ResumeError: if it was saved in another format.
         StorageError: if a file is there but cannot be opened, which says nothing about its content.
     """
     try:
+        _verified(folder, number)
+        return None
+    except _Damaged as problem:
+        return str(problem)
+
+
+def _verified(folder: Path, number: int) -> list[str]:
+    """Returns the names of a generation's files, each of them as it was committed."""
+    try:
         manifest = _unsealed((folder / MANIFEST).read_bytes())
         if manifest is None:
-            return "its manifest is damaged"
-        if manifest["format"] != FORMAT or manifest["number"] != number:
-            return f"its manifest is of another format ({manifest['format']}) or place ({manifest['number']})"
-        expected = manifest["files"]
-        found = {file.name: _fingerprint(file) for file in folder.iterdir() if file.name != MANIFEST}
+            raise _Damaged("its manifest is damaged")
+        if manifest["format"] != FORMAT:
+            raise ResumeError(
+                f"{folder}: saved in the format {manifest['format']}, this version of artclf reads {FORMAT}. "
+                f"Go on with the version that saved it."
+            )
+        if manifest["number"] != number:
+            raise _Damaged(f"it is a copy of generation {manifest['number']}")
+        files: dict[str, Any] = manifest["files"]
+        if not files.keys() >= _ALWAYS:
+            raise _Damaged("its manifest does not name a whole state")
+        for name, expected in files.items():
+            if _fingerprint(folder / name) != expected:
+                raise _Damaged(f"{name} is not as it was committed")
+        return list(files)
     except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+        raise _Damaged(f"{Path(error.filename).name} is missing") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _Damaged("its manifest is not in the form of one") from error
     except OSError as error:
         if error.errno == errno.EIO:
-            return "it cannot be read (input/output error)"
+            raise _Damaged("it cannot be read (input/output error)") from error
         raise storage_error("read", folder, error) from error
-    if not expected.keys() >= _ALWAYS:
-        return "its manifest does not name a whole state"
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} is not in its manifest"
-        if found[name] != expected[name]:
-            return f"{name} is not as it was committed"
-    return None
 
 
 def size_bytes(arrays: Mapping[str, Arrays]) -> int:
@@ -224,11 +252,16 @@ def size_bytes(arrays: Mapping[str, Arrays]) -> int:
 
 
 def _load(folder: Path, number: int) -> Generation:
-    state = json.loads((folder / "state.json").read_bytes())
-    arrays = {}
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as members:
-            arrays[file.stem] = {name: members[name] for name in members.files}
+    """Returns a generation after its check. Raises _Damaged if it fails."""
+    groups = [Path(name).stem for name in _verified(folder, number) if name.endswith(".npz")]
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        arrays = {}
+        for group in groups:
+            with np.load(folder / f"{group}.npz", allow_pickle=False) as members:
+                arrays[group] = {name: members[name] for name in members.files}
+    except FileNotFoundError as error:
+        raise _Damaged("it is gone") from error
     return Generation(number, state, arrays)
 
 
@@ -237,7 +270,7 @@ def _fingerprint(file: Path) -> dict[str, Any]:
         return {"bytes": os.fstat(opened.fileno()).st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
-def _sealed(content: dict[str, Any]) -> bytes:
+def sealed(content: dict[str, Any]) -> bytes:
     """Returns JSON that carries the SHA-256 of the rest of it."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "sha256": digest}, indent=2).encode()
@@ -248,7 +281,7 @@ def _unsealed(text: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(text)
         del content["sha256"]
-        return content if _sealed(content) == text else None
+        return content if sealed(content) == text else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -293,6 +293,15 @@ def settings_digest(canonical: Mapping[str, Any], data_digest: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns in words what differs between two sets of settings by dotted name."""
+    return [
+        f"{name} was {before.get(name)!r:.60}, now {now.get(name)!r:.60}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+
+
 def weights_identity(weights: str) -> str:
     """Returns ``none``, ``imagenet``, or ``sha256:…`` of the file's content.
 

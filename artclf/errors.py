@@ -7,7 +7,7 @@
     ├── StorageError       exit 5   a disk or bucket refused; what was committed stays sound
     ├── DivergedError      exit 6   the loss is not finite
     ├── HungError          exit 7   no step ended for far too long
-    └── Interrupted        exit 75  committed, then stopped; start again and it goes on
+    └── Interrupted        exit 75  stopped as asked; start again and it goes on from what is committed
 
 A message is one or two sentences: where, what was expected, what came, what to do.
 """
@@ -17,9 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 
 class ArtclfError(Exception):
@@ -65,12 +63,12 @@ class HungError(ArtclfError):
 
 
 class Interrupted(ArtclfError):
-    """The run was asked to stop, committed its state and stopped."""
+    """The run was asked to stop, and did; what is committed stands."""
 
     exit_code = 75
 
 
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def storage_error(
@@ -109,43 +107,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = [full for full in names if full.endswith(f".{name}")] or difflib.get_close_matches(name, names, 1, 0.6)
     return f" Did you mean {close[0]}?" if close else ""
-
-
-def run_command(main: Callable[[list[str]], int]) -> None:
-    """Runs a command line's ``main`` and ends the process with its exit code.
-
-    An ArtclfError becomes its message on stderr and its exit code; Ctrl-C outside a
-    handler becomes 75 (nothing half-written is left: every writer commits by renaming).
-    A closed output pipe (``| head``) is no error.
-    """
-    try:
-        code = main(sys.argv[1:])
-        sys.stdout.flush()
-    except Interrupted as stop:
-        print(printable(str(stop)), file=sys.stderr)  # asked for, so no error
-        code = stop.exit_code
-    except ArtclfError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again and it goes on.", file=sys.stderr)
-        code = Interrupted.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:
-        if error.filename is None and error.errno not in _DISK_FAULTS:
-            raise
-        where = error.filename if error.filename is not None else "a file"
-        print(f"error: {printable(str(storage_error('use', where, error)))}", file=sys.stderr)
-        code = StorageError.exit_code
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-    ):  # all is done: what comes while Python ends changes no verdict
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from artclf.errors import ConfigError, DivergedError, run_command
+from artclf.command_line import run_command
+from artclf.errors import ConfigError, DivergedError
 from artclf.tables import plain, write_csv
 
 if TYPE_CHECKING:

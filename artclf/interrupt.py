@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from artclf.errors import Interrupted
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""A stop from outside, Ctrl-C, and a terminal that was closed."""
 
 GRACE_S = 120.0
 """How long after SIGTERM whoever sent it may wait before SIGKILL: SageMaker's StopTrainingJob waits 120 s (API
 reference), a spot notice comes two minutes ahead (EC2 User Guide, "Spot Instance interruption notices")."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""A stop from outside, Ctrl-C, and a terminal that was closed."""
-
 # The escape code shows a terminal's cursor again, which a progress bar hides.
 _ENDED_AT_ONCE = b"\x1b[?25h\nended at once; what was committed before is saved. Start again and it goes on.\n"
+
+
+def catch_stop_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Lets a handler have every one of STOP_SIGNALS, but for SIGHUP where nohup has it ignored."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class StopRequest:
@@ -26,6 +36,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason = ""
         self._kill_at: float | None = None
+        self._insisted = False
 
     @property
     def requested(self) -> bool:
@@ -43,22 +54,34 @@ class StopRequest:
 
     @classmethod
     def on_signals(cls) -> StopRequest:
-        """Returns a request that STOP_SIGNALS set from now on; a second signal ends the process at once.
+        """Returns a request that STOP_SIGNALS set from now on; a second SIGTERM or Ctrl-C ends the process at once.
 
         It holds to the end of the process: a signal that comes when all is done changes nothing any more.
         """
         request = cls()
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if request.requested:
-                os.write(2, _ENDED_AT_ONCE)
-                os._exit(Interrupted.exit_code)
-            if number == signal.SIGTERM:
-                request._kill_at = time.monotonic() + GRACE_S
-            request.reason = signal.Signals(number).name
-
-        for number in STOP_SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-                signal.signal(number, handle)
+        # Python runs handlers between two steps of the main thread, which may be in one long call of TensorFlow
+        # or wait for a dead disk. The byte that the system's own handler writes is heard by a thread at once.
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=request._listen, args=[reader], name="signals", daemon=True).start()
+        catch_stop_signals(lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # whoever started us may have held them back
         return request
+
+    def _listen(self, reader: int) -> None:
+        while heard := os.read(reader, 1):
+            self._hear(signal.Signals(heard[0]))
+
+    def _hear(self, number: signal.Signals) -> None:
+        if number not in STOP_SIGNALS:
+            return
+        if number != signal.SIGHUP:  # of a closed terminal the system and the shell both tell: no second request
+            if self._insisted:
+                with contextlib.suppress(OSError):
+                    os.write(2, _ENDED_AT_ONCE)
+                os._exit(Interrupted.exit_code)
+            self._insisted = True
+        if number == signal.SIGTERM:
+            self._kill_at = time.monotonic() + GRACE_S
+        self.reason = self.reason or number.name

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artclf.arguments import positive
-from artclf.errors import ArtclfError, ConfigError, StorageError, printable, run_command, storage_error
+from artclf.command_line import positive, run_command
+from artclf.errors import ArtclfError, ConfigError, StorageError, printable, storage_error
 from artclf.quiet import load_tensorflow
 from artclf.storage import local_path
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artclf.arguments import positive
-from artclf.errors import ConfigError, Interrupted, StorageError, run_command, storage_error
+from artclf.command_line import positive, run_command
+from artclf.errors import ConfigError, Interrupted, StorageError, storage_error
 from artclf.names import shown
 
 if TYPE_CHECKING:

@@ -40,7 +40,8 @@ class Saver:
         self._checkpoints, self._committed = checkpoints, committed
         self._changed = threading.Condition()
         self._waiting: Snapshot | None = None
-        self._writing = False
+        self._writing: Snapshot | None = None
+        self._begun = 0.0
         self._closed = False
         self._problem: BaseException | None = None
         self._seconds_per_byte = 0.0
@@ -65,14 +66,26 @@ class Saver:
             self._changed.wait_for(self._is_idle)
             self.check()
 
-    def expected_seconds(self, snapshot: Snapshot) -> float:
-        """Returns how long a commit of a snapshot may take, as the slowest so far tells; 0 if there was none.
+    def seconds_until_committed(self, snapshot: Snapshot) -> float:
+        """Returns how long it may take until a snapshot handed over now is committed, the one that is being
+        written included, as the slowest commit so far tells; 0 if there was none.
 
         The first one, if it is being written now, is waited for.
         """
         if not self._seconds_per_byte:
             self.flush()
+        with self._changed:
+            under_way = self._expected_seconds(self._writing) - (time.monotonic() - self._begun) if self._writing else 0
+        return max(0, under_way) + self._expected_seconds(snapshot)
+
+    def _expected_seconds(self, snapshot: Snapshot) -> float:
         return self._seconds_per_byte * size_bytes(snapshot.arrays)
+
+    def give_up_waiting(self) -> None:
+        """Forgets the snapshot that waits, and waits for the one that is being written. Raises what went wrong."""
+        with self._changed:
+            self._waiting = None
+        self.flush()
 
     def close(self) -> None:
         """Commits what waits and ends the thread; what goes wrong is kept for ``check``."""
@@ -82,7 +95,7 @@ class Saver:
         self._thread.join()
 
     def _is_idle(self) -> bool:
-        return self._problem is not None or (self._waiting is None and not self._writing)
+        return self._problem is not None or (self._waiting is None and self._writing is None)
 
     def _work(self) -> None:
         while True:
@@ -91,20 +104,19 @@ class Saver:
                 snapshot, self._waiting = self._waiting, None
                 if snapshot is None or self._problem is not None:
                     return
-                self._writing = True
+                self._writing, self._begun = snapshot, time.monotonic()
             try:
                 self._commit(snapshot)
             except BaseException as error:  # whatever it is, it belongs to whoever asked for the commit
                 self._problem = error
             with self._changed:
-                self._writing = False
+                self._writing = None
                 self._changed.notify_all()
                 if self._problem is not None:
                     return
 
     def _commit(self, snapshot: Snapshot) -> None:
-        started = time.monotonic()
         self._checkpoints.commit(snapshot.state, snapshot.arrays)
-        pace = (time.monotonic() - started) / max(1, size_bytes(snapshot.arrays))
+        pace = (time.monotonic() - self._begun) / max(1, size_bytes(snapshot.arrays))
         self._seconds_per_byte = max(self._seconds_per_byte, pace)
         self._committed(snapshot.state)

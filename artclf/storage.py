@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -136,7 +136,8 @@ def atomic_file(path: Path, size_bytes: int | None = None) -> Iterator[Path]:
     except OSError as error:
         raise storage_error("write", path, error, size_bytes) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that refused before: what it said then is what counts
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -156,7 +157,7 @@ def atomic_folder(path: Path, size_bytes: int | None = None) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             sync_file(file)
-        sync_file(temporary)
+        sync_folder(temporary)
         if path.exists():
             replaced = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
             os.rename(path, replaced)
@@ -177,8 +178,11 @@ def make_folder(path: Path) -> None:
     Raises:
         StorageError: if it cannot, or a file has that name.
     """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
     except OSError as error:
         raise storage_error("make the folder", path, error) from error
 

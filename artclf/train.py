@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artclf.arguments import positive, positive_number
-from artclf.errors import ConfigError, ResumeError, run_command
+from artclf.command_line import positive, positive_number, run_command
+from artclf.errors import ConfigError, ResumeError
 from artclf.interrupt import StopRequest
 from artclf.storage import check_writable, local_path
 from artclf.watchdog import LEAST_S
@@ -157,17 +157,13 @@ def _changed_data(run: RunDir, job: dict[str, Any], dataset: Dataset) -> str:
 
 
 def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
-    from artclf.config import CheckpointEvery
+    from artclf.config import differences
 
     if not run.config.exists():
         return
-    before, after = run.read_config().flat(), config.flat()
-    free = {f"train.checkpoint_every.{name}" for name in CheckpointEvery.model_fields}  # changes no result
-    changed = [
-        f"{name} was {before[name]!r}, now {after[name]!r}"
-        for name in after
-        if before[name] != after[name] and name not in free
-    ]
+    before = run.read_config()
+    # What decides no result may differ: how often it is saved, say, or where the same weights lie.
+    changed = differences(before.flat(), config.flat()) if before.canonical() != config.canonical() else []
     job = run.read_job()
     if job and (other := _changed_data(run, job, dataset)):
         changed.append(other)

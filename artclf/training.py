@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from artclf.config import Phase, TrainConfig, trial_id
+from artclf.config import Phase, TrainConfig, differences, settings_digest, trial_id
 from artclf.errors import ArtclfError, DivergedError, HungError, Interrupted, ResumeError, StorageError
 from artclf.interrupt import StopRequest
 from artclf.quiet import load_tensorflow
@@ -146,9 +146,9 @@ class Training:
             for name in ("val", "test")
         }
         self.learner: Learner = Learner(config, len(self.classes.infos), weights)
-        self.checkpoints = Checkpoints(LocalGenerations(run.checkpoints))
-        self.saver = Saver(self.checkpoints, self._committed)
         self.watchdog = Watchdog(self._hung, options.hang_after_s)
+        self.checkpoints = Checkpoints(LocalGenerations(run.checkpoints), self.watchdog.beat)
+        self.saver = Saver(self.checkpoints, self._committed)
         self.state = TrainState()
         self.best: Arrays = {}
         self.phases = config.phases()
@@ -310,18 +310,22 @@ class Training:
             self.run.write_metrics(self.state.history)
 
     def _refuse_lost_states(self) -> None:
-        if self.status.epoch:
+        try:
+            told = len(self.run.read_metrics())
+        except StorageError:  # damaged: the epochs it held cannot be counted
+            told = 1
+        if epochs := max(self.status.epoch, told):
             raise ResumeError(
-                f"{self.run.checkpoints}: {self.status.epoch} epochs were committed here by the word of status.json, "
-                f"but no committed state is left."
+                f"{self.run.checkpoints}: no committed state is left, but status.json or metrics.jsonl tell of "
+                f"{epochs} epochs."
             )
 
     def _adopt(self, generation: Generation) -> None:
-        differences = _differences(generation.state["of"], self._identity())
-        if differences:
+        before, now = generation.state["of"], self._identity()
+        if before["trial"] != now["trial"]:
             raise ResumeError(
                 f"{self.run.checkpoints}: the committed state belongs to other settings or data: "
-                f"{'; '.join(differences)}. Use another run directory."
+                f"{'; '.join(differences(before['settings'], now['settings']))}. Use another run directory."
             )
         self.state = TrainState(**generation.state["place"])
         self.learner.restore_weights(generation.arrays["weights"])
@@ -336,9 +340,9 @@ class Training:
             log.warning("saved by %s, going on with %s: the last digits may differ", versions, self.learner.versions())
 
     def _identity(self) -> dict[str, Any]:
-        """Returns the settings and the data that the state belongs to, in the form that state.json has."""
-        settings = json.loads(json.dumps(self.config.canonical()))
-        return {**settings, "data set": self.dataset.digest}
+        """Returns what a state belongs to: the trial, and in words for people its settings and data."""
+        trial = settings_digest(self.config.canonical(), self.dataset.digest)
+        return {"trial": trial, "settings": {**self.config.flat(), "the data set": self.dataset.digest[:12]}}
 
     def _is_due(self, epochs: int | None = None) -> bool:
         """Says whether so many epochs, or the time between two commits, have passed since the last one."""
@@ -377,7 +381,6 @@ class Training:
     def _committed(self, state: Mapping[str, Any]) -> None:
         """Tells of a commit in the files that point to it; called in the saver's thread."""
         place = state["place"]
-        self.watchdog.beat()
         self.run.write_metrics(place["history"])
         self.status = replace(self.status, epoch=place["epoch"], seconds=round(place["seconds"], 1))
         self.run.write_status(self.status)
@@ -398,9 +401,9 @@ class Training:
         at = f"stopped by {self.stop.reason} at epoch {self.state.epoch}, step {self.state.step}"
         if self.state.phase < len(self.phases) and self.state.place() != self._saved:
             snapshot, left = self._snapshot(), self.stop.seconds_left()
-            needed = self.saver.expected_seconds(snapshot)
+            needed = self.saver.seconds_until_committed(snapshot)
             if left is not None and needed > left:
-                self.saver.flush()
+                self.saver.give_up_waiting()
                 raise Interrupted(
                     f"{at}; a commit takes {needed:.0f} s and only {max(left, 0):.0f} s were left, so the last one "
                     f"before it stands. Start again and it goes on from there."
@@ -606,12 +609,3 @@ def _log_plan(training: Training) -> None:
         config.total_epochs(),
         training.batches.steps(),
     )
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns what differs between two sets of settings, in words."""
-    return [
-        f"{name} was {before.get(name)!r:.60}, is {now.get(name)!r:.60}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]

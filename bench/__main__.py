@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from artclf.errors import run_command
+from artclf.command_line import run_command
 
 
 def main(argv: list[str]) -> int:

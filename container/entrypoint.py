@@ -15,8 +15,9 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from artclf.errors import ArtclfError, ConfigError, Interrupted, run_command
-from artclf.interrupt import STOP_SIGNALS
+from artclf.command_line import run_command
+from artclf.errors import ArtclfError, ConfigError, Interrupted
+from artclf.interrupt import GRACE_S, STOP_SIGNALS, catch_stop_signals
 
 if TYPE_CHECKING:
     from artclf.rundir import RunDir, RunStatus
@@ -57,8 +58,7 @@ class Trainer:
         self.stopped_by = ""
         self.last_error = ""
         self._child: subprocess.Popen[bytes] | None = None
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._pass_on)
+        catch_stop_signals(self._pass_on)
 
     def run(self, command: list[str], max_hours: float | None = None) -> int:
         """Runs the trainer and returns its exit code, negative for the signal that killed it.
@@ -70,7 +70,10 @@ class Trainer:
         try:
             if not self.stopped_by:
                 # The child begins with them blocked too and opens them once it can handle them (StopRequest).
-                self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                # In a session of its own: what is sent to our whole group would else reach it twice, once through us.
+                self._child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+                )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if self._child is None:
@@ -87,6 +90,10 @@ class Trainer:
         except subprocess.TimeoutExpired:
             self.stopped_by = f"its limit of {max_hours:g} hours"
             child.terminate()
+        try:
+            return child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:  # it hangs where no signal is heard
+            child.kill()
             return child.wait()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
@@ -118,7 +125,7 @@ def give_verdict(run: RunDir, before: RunStatus | None, code: int, trainer: Trai
     has_spoken = status is not None and status.state != "running" and status != before
     if code == 0 or has_spoken or run.is_locked():  # locked: another trainer is at work, the run is its own
         return code if code >= 0 else 1
-    if trainer.stopped_by:
+    if trainer.stopped_by and (code < 0 or code == Interrupted.exit_code):
         code, state, reason = Interrupted.exit_code, "interrupted", f"stopped by {trainer.stopped_by}"
     elif code < 0:
         state, reason = "failed", f"the trainer was killed by {signal.Signals(-code).name}"

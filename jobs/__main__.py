@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from artclf.arguments import positive
-from artclf.errors import ConfigError, Interrupted, StorageError, run_command
+from artclf.command_line import positive, run_command
+from artclf.errors import ConfigError, Interrupted, StorageError
 
 if TYPE_CHECKING:
     from artclf.records import Dataset

@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from artclf.checkpoint import LocalGenerations, damage
+from artclf.interrupt import StopRequest
 from artclf.rundir import RunDir, read_json
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -77,9 +78,10 @@ class CallFault:
 
 
 def random_faults(seed: int, count: int, within_s: float, signals: Sequence[str] = ("KILL",)) -> list[Fault]:
-    """Returns faults at moments up to ``within_s`` after a start, a pure function of the arguments."""
-    chance = random.Random(f"{seed} {count} {within_s} {signals}")
-    return [Fault(chance.choice(list(signals)), chance.uniform(0, within_s)) for _ in range(count)]
+    """Returns faults at moments up to ``within_s`` after a start. The seed alone decides the signals and at which
+    shares of that time they come, so another machine, or a slower day, repeats the same story."""
+    chance = random.Random(seed)
+    return [Fault(chance.choice(list(signals)), within_s * chance.random()) for _ in range(count)]
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ class _NurseryChild:
 
 
 def _run_trainer(arguments: list[str], output: str, environment: dict[str, str]) -> None:
-    from artclf.errors import run_command
+    from artclf.command_line import run_command
     from artclf.train import main
 
     descriptor = os.open(output, os.O_WRONLY | os.O_TRUNC)
@@ -195,6 +197,33 @@ class _CommandChild:
 
     def output(self) -> str:
         return self._output.read_text(errors="replace")
+
+
+# -- leaving in this process ---------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """A process that is gone; nothing was committed for it."""
+
+
+class LeaveAt(StopRequest):
+    """Asks to stop, or crashes, when it was looked at so often: once a step, and once a batch of an evaluation."""
+
+    def __init__(self, looks: int, crash: bool = False) -> None:
+        super().__init__()
+        self._looks, self._crash = looks, crash
+
+    @property
+    def requested(self) -> bool:
+        self._looks -= 1
+        if self._looks == 0:
+            self.reason = "the test"
+        if self.reason and self._crash:
+            raise Crash
+        return bool(self.reason)
+
+    def check(self) -> None:
+        """Is no look: training has not begun."""
 
 
 # -- what a run leaves ---------------------------------------------------------------------------
@@ -303,7 +332,10 @@ def endure(
         began = re.search(r"^(going on from|epoch) ", output, re.MULTILINE) is not None
         if began and place_gone_on_from(output) != before:
             raise Broken(f"{where}: went on from {place_gone_on_from(output)}, committed was {before}")
-        lines = metrics_of(run)
+        lines, status = metrics_of(run), run.read_status()
+        committed = attempts[-1].place[0] if attempts[-1].place else 0
+        if max(len(lines), status.epoch if status else 0) > committed:
+            raise Broken(f"{where}: {len(lines)} lines and {status} tell of more than the {committed} committed epochs")
         if lines != list(truth[: len(lines)]):
             raise Broken(f"{where}: metrics.jsonl is no beginning of the truth")
         if "Traceback" in output:
@@ -362,14 +394,15 @@ def stories(
     return delivered, runs
 
 
-def deliver(child: Child, fault: Fault) -> None:
-    """Waits for a fault's moment and lets it happen, if the process still runs."""
+def deliver(child: Child, fault: Fault) -> bool:
+    """Waits for a fault's moment and lets it happen, and says whether the process still ran then."""
     if child.wait(fault.after_s) is not None:
-        return
+        return False
     send(child, fault.signal)
     if fault.signal == "STOP":
         child.wait(fault.pause_s)
         send(child, "CONT")
+    return True
 
 
 def same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
@@ -380,21 +413,25 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
 # -- system calls --------------------------------------------------------------------------------
 
 
-def calls_below(folder: Path, command: Sequence[str], calls: Sequence[str]) -> list[tuple[str, int]]:
-    """Returns (system call, its number among the calls of that name) of each call a command makes that has to
-    do with a folder: names it, or works on a file opened there."""
+def calls_below(folder: Path, command: Sequence[str], calls: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Returns each call a command makes that has to do with a folder, because it names it or works on a file
+    that was opened there.
+
+    Returns:
+        (system call, its number among the calls of that name, the whole call as strace tells it).
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".strace") as trace:
         strace = ["strace", "-f", "-y", "-qq", "-o", trace.name, "-e", f"trace={','.join(calls)}"]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         subprocess.run([*strace, *command], cwd=PROJECT, env=environment, check=True, capture_output=True)
-        found: list[tuple[str, int]] = []
+        found: list[tuple[str, int, str]] = []
         counts: dict[str, int] = {}
         for line in trace:
             match = re.match(r"\d+\s+(\w+)\(", line)
             if match:
                 counts[match[1]] = counts.get(match[1], 0) + 1
                 if str(folder) in line:
-                    found.append((match[1], counts[match[1]]))
+                    found.append((match[1], counts[match[1]], line))
     return found
 
 
@@ -406,11 +443,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--faults", type=int, default=5)
+    parser.add_argument("--within", type=float, metavar="S", help="moments up to so many seconds after a start")
     parser.add_argument("--signals", default="KILL,TERM,STOP", help="which, for faults at random moments")
     parser.add_argument("--calls", help="break at a random one of these system calls instead: rename,fsync,…")
     parser.add_argument("trainer", nargs="+", metavar="ARGUMENT", help="of python -m artclf.train, after --")
     arguments = parser.parse_args(argv)
-    print(f"seed {arguments.seed}: the same faults again with --seed {arguments.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="artclf-crash-"))
     command = [sys.executable, "-m", "artclf.train", *arguments.trainer, "--run-dir"]
     commands = Commands(command, folder)
@@ -421,7 +458,9 @@ def main(argv: list[str]) -> int:
         return 1
     status = whole.read_status()
     assert status is not None
-    within = status.seconds + 10  # what TensorFlow takes to load is no part of it
+    within = arguments.within or round(status.seconds + 10, 1)  # what TensorFlow takes to load is no part of it
+    again = f"--seed {arguments.seed} --within {within}"
+    print(f"seed {arguments.seed}: the same faults again with {again}", flush=True)
     faults: Sequence[Fault | CallFault]
     if arguments.calls:
         chance = random.Random(arguments.seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from artclf.checkpoint import Checkpoints, Generation, LocalGenerations
-from artclf.errors import run_command
+from artclf.command_line import run_command
 
 
 def newest(folder: Path) -> Generation:

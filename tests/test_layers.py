@@ -18,7 +18,7 @@ LIGHT = {
     "errors",
     "evaluate",
     "interrupt",
-    "arguments",
+    "command_line",
     "locks",
     "records",
     "rundir",

@@ -7,11 +7,12 @@ import random
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from artclf.checkpoint import Checkpoints, LocalGenerations
+from artclf.checkpoint import FORMAT, Checkpoints, LocalGenerations, sealed
 from artclf.errors import DivergedError, ResumeError, StorageError
 
 
@@ -133,14 +134,14 @@ def test_a_value_that_is_not_finite_is_never_committed(tmp_path: Path, group: st
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "weights.npz"])
-def test_a_missing_or_cut_file_is_found(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_found_and_named(tmp_path: Path, name: str) -> None:
     checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     commit(checkpoints, 2)
-    file = tmp_path / "gen-000002" / name
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    (tmp_path / "gen-000002" / name).unlink()
     generation, damaged = checkpoints.restore()
-    assert generation is not None and generation.number == 1 and damaged
+    assert generation is not None and generation.number == 1
+    assert damaged == [f"gen-000002: {name} is missing"]
 
 
 def test_if_no_state_is_sound_the_run_refuses_to_begin_from_zero(tmp_path: Path) -> None:
@@ -167,13 +168,51 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         commit(at(tmp_path / "file"), 1)
 
 
-def test_a_manifest_that_names_no_files_is_no_sound_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"format": FORMAT, "number": 2, "files": {}}, "does not name a whole state"),
+        ({"format": FORMAT, "number": 1, "files": {}}, "it is a copy of generation 1"),
+        ({"format": FORMAT}, "not in the form of one"),
+    ],
+)
+def test_a_sealed_manifest_that_does_not_fit_is_no_sound_state(
+    tmp_path: Path, manifest: dict[str, Any], said: str
+) -> None:
     checkpoints = at(tmp_path)
     commit(checkpoints, 1)
     commit(checkpoints, 2)
-    newest = tmp_path / "gen-000002"
-    for file in newest.iterdir():
-        file.unlink()
-    (newest / "manifest.json").write_text('{"format": "artclf-checkpoint/1", "number": 2, "files": {}}')
+    (tmp_path / "gen-000002" / "manifest.json").write_bytes(sealed(manifest))
     generation, damaged = checkpoints.restore()
-    assert generation is not None and generation.number == 1 and damaged
+    assert generation is not None and generation.number == 1
+    assert said in damaged[0]
+
+
+def test_a_state_in_another_format_is_refused_and_left_where_it_is(tmp_path: Path) -> None:
+    commit(at(tmp_path), 1)
+    manifest = {"format": "artclf-checkpoint/9", "number": 1, "files": {}}
+    (tmp_path / "gen-000001" / "manifest.json").write_bytes(sealed(manifest))
+    with pytest.raises(ResumeError, match="saved in the format artclf-checkpoint/9, this version of artclf reads"):
+        at(tmp_path).restore()
+    assert os.listdir(tmp_path) == ["gen-000001"]
+
+
+def test_what_others_put_beside_the_files_is_passed_over(tmp_path: Path) -> None:
+    commit(at(tmp_path), 1)
+    for name in ("weights.npz.sagemaker-uploaded", ".DS_Store", "extra.npz"):
+        (tmp_path / "gen-000001" / name).write_text("not ours")
+    generation, damaged = at(tmp_path).restore()
+    assert generation is not None and not damaged
+    assert set(generation.arrays) == {"weights", "best"}
+
+
+def test_a_number_that_is_taken_is_not_written_over(tmp_path: Path) -> None:
+    commit(at(tmp_path), 1)
+    with pytest.raises(StorageError, match="gen-000001: is there already: another writer is at work"):
+        LocalGenerations(tmp_path).commit(1, lambda folder: None, 0)
+
+
+def test_each_part_of_a_commit_is_told_so_that_a_slow_disk_is_no_hang(tmp_path: Path) -> None:
+    told: list[None] = []
+    Checkpoints(LocalGenerations(tmp_path), lambda: told.append(None)).commit({}, {"weights": {"0": np.zeros(3)}})
+    assert len(told) >= 3

@@ -248,7 +248,7 @@ def test_sigterm_ends_with_75_and_a_way_on(tmp_path: Path) -> None:
 
     script = (
         "import os, signal, artclf.scan as scan\n"
-        "from artclf.errors import run_command\n"
+        "from artclf.command_line import run_command\n"
         "from artclf.prepare import main\n"
         "judge = scan.judge\n"
         "def slow(file, sources, options):\n"

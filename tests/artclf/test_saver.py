@@ -95,9 +95,41 @@ def test_closing_commits_what_waits(tmp_path: Path) -> None:
 def test_how_long_a_commit_takes_is_learnt_from_those_before_and_grows_with_its_size(tmp_path: Path) -> None:
     saver = Saver(Checkpoints(LocalGenerations(tmp_path)), lambda _: None)
     large = Snapshot({}, {"weights": {"0000": np.zeros(20, np.float32)}})
-    assert saver.expected_seconds(large) == 0
+    assert saver.seconds_until_committed(large) == 0
     saver.save(snapshot(1))
     saver.flush()
-    assert saver.expected_seconds(large) == pytest.approx(2 * saver.expected_seconds(snapshot(1)))
-    assert saver.expected_seconds(large) > 0
+    assert saver.seconds_until_committed(large) == pytest.approx(2 * saver.seconds_until_committed(snapshot(1)))
+    assert saver.seconds_until_committed(large) > 0
     saver.close()
+
+
+def test_a_commit_that_is_under_way_counts_for_how_long_the_next_one_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = [0.0]
+    monkeypatch.setattr("artclf.saver.time.monotonic", lambda: moment[0])
+    checkpoints = SlowCheckpoints(tmp_path)
+    saver = Saver(checkpoints, lambda _: None)
+    saver.save(snapshot(1))
+    checkpoints.begun.acquire()
+    moment[0] = 100  # so long did the first one take
+    checkpoints.let.release()
+    saver.flush()
+    saver.save(snapshot(2))
+    checkpoints.begun.acquire()
+    moment[0] = 130  # and so long is the second one under way
+    assert saver.seconds_until_committed(snapshot(3)) == pytest.approx(70 + 100)
+    checkpoints.let.release()
+    saver.close()
+
+
+def test_giving_up_forgets_what_waits_and_waits_for_what_is_written(tmp_path: Path) -> None:
+    checkpoints, told = SlowCheckpoints(tmp_path), list[int]()
+    saver = Saver(checkpoints, lambda state: told.append(state["epoch"]))
+    saver.save(snapshot(1))
+    checkpoints.begun.acquire()
+    saver.save(snapshot(2))
+    checkpoints.let.release(2)
+    saver.give_up_waiting()
+    saver.close()
+    assert told == [1]

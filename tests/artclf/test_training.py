@@ -16,6 +16,7 @@ from artclf.interrupt import StopRequest
 from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
 from artclf.training import Options, Training, TrainState, train
+from tests.crash import LeaveAt
 
 SMALL = {
     "model.name": "cnn_tiny",
@@ -28,24 +29,6 @@ SMALL = {
 
 def settings(**more: Any) -> TrainConfig:
     return TrainConfig.from_settings({**SMALL, **{name.replace("__", "."): value for name, value in more.items()}})
-
-
-class StopAt(StopRequest):
-    """Is asked to stop when it was looked at so many times: once a step, and once a batch of an evaluation."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self._looks = looks
-
-    @property
-    def requested(self) -> bool:
-        self._looks -= 1
-        if self._looks == 0:
-            self.reason = "the test"
-        return bool(self.reason)
-
-    def check(self) -> None:
-        """Is no look: training has not begun."""
 
 
 def train_to_the_end(folder: Path, dataset: Dataset, config: TrainConfig) -> RunDir:
@@ -138,15 +121,20 @@ def test_a_finished_run_is_not_run_again(tiny_set: Dataset, tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
-def test_a_damaged_newest_state_costs_one_epoch_and_changes_no_result(tiny_set: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_newest_state_costs_what_came_after_the_one_before_and_changes_no_result(
+    tiny_set: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = settings()
     whole = train_to_the_end(tmp_path / "whole", tiny_set, config)
     run = RunDir(tmp_path / "run")
     with pytest.raises(Interrupted):
-        train(run, tiny_set, config, StopAt(12))
-    newest = max(run.checkpoints.glob("gen-*"))
+        train(run, tiny_set, config, LeaveAt(12))
+    newest, older = sorted(run.checkpoints.glob("gen-*"), reverse=True)
+    place = read_json(older / "state.json")["place"]
     (newest / "weights.npz").write_bytes(b"damaged")
-    train(run, tiny_set, config, StopRequest())
+    with caplog.at_level("INFO", "artclf"):
+        train(run, tiny_set, config, StopRequest())
+    assert f"going on from epoch {place['epoch']}, step {place['step']}" in caplog.text
     assert result(run) == result(whole)
     assert any(path.name.startswith("bad-gen-") for path in run.checkpoints.iterdir())
 
@@ -154,14 +142,14 @@ def test_a_damaged_newest_state_costs_one_epoch_and_changes_no_result(tiny_set: 
 def test_a_state_of_other_settings_is_refused(tiny_set: Dataset, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with pytest.raises(Interrupted):
-        train(run, tiny_set, settings(), StopAt(6))
-    with pytest.raises(ResumeError, match=r"other settings or data: train\.seed was 0, is 5"):
+        train(run, tiny_set, settings(), LeaveAt(6))
+    with pytest.raises(ResumeError, match=r"other settings or data: train\.seed was 0, now 5"):
         train(run, tiny_set, settings(train__seed=5), StopRequest())
 
 
 def stop_after_first_epoch(run: RunDir, dataset: Dataset, **more: Any) -> None:
     with pytest.raises(Interrupted):
-        train(run, dataset, settings(**more), StopAt(6))
+        train(run, dataset, settings(**more), LeaveAt(6))
 
 
 @pytest.mark.parametrize("lost", ["damaged", "removed"])
@@ -181,7 +169,7 @@ def test_a_run_whose_states_are_all_lost_does_not_begin_from_zero_unless_told(
 
 
 def test_a_commit_that_would_not_end_in_time_is_not_begun(tiny_set: Dataset, tmp_path: Path) -> None:
-    class NoTime(StopAt):
+    class NoTime(LeaveAt):
         def seconds_left(self) -> float:
             return 0.0
 

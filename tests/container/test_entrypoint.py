@@ -72,6 +72,20 @@ def test_a_stopped_job_saves_and_the_next_one_goes_on(tiny_set: Dataset, tmp_pat
     assert f"going on from epoch {saved}" in run.log.read_text()
 
 
+def test_what_is_sent_to_the_whole_group_of_a_job_reaches_its_trainer_once(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set, train__epochs=400)
+    command = [sys.executable, "-m", "container.entrypoint", "--run-uri", str(run.path)]
+    job = subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for_epoch(run, 1, job)
+    trainer = run.lock_holder()
+    assert trainer is not None and os.getpgid(trainer) != os.getpgid(job.pid)
+    os.killpg(job.pid, signal.SIGTERM)
+    output, _ = job.communicate()
+    assert job.returncode == 75 and "all is saved" in output and "ended at once" not in output
+
+
 def test_a_trainer_that_is_killed_leaves_a_verdict_all_the_same(tiny_set: Dataset, tmp_path: Path) -> None:
     run = begin(tmp_path / "run", tiny_set, train__epochs=400)
     job = start(run.path)

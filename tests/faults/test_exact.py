@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
 from artclf.training import Options, train
 from tests.conftest import Amount, Measured
-from tests.crash import Nursery, digest, newest_place, same, stories
+from tests.crash import Crash, LeaveAt, Nursery, digest, newest_place, same, stories
 from tests.faults.test_kills import SMALL as KILLED
 
 SMALL = {
@@ -51,21 +50,17 @@ FEATURES: dict[str, dict[str, Any]] = {
         "model.dropout": 0.2,
         "model.trainable": "all",
         "data.image_size": 32,
-        "train.batch_size": 12,
-        "train.epochs": 2,
     },
     "a frozen backbone": {
         "model.name": "mobilenet",
         "model.alpha": 0.25,
         "model.trainable": "none",
         "data.image_size": 32,
-        "train.batch_size": 12,
     },
     "two phases of a backbone": {
         "model.name": "mobilenet",
         "model.alpha": 0.25,
         "data.image_size": 32,
-        "train.batch_size": 12,
         "train.phases": [{"epochs": 1, "trainable": "none"}, {"epochs": 2, "trainable": 5, "learning_rate": 1e-4}],
     },
     "early stopping by the loss": {
@@ -98,36 +93,12 @@ NO_FEATURES = {
 }
 
 
-class Crash(BaseException):
-    """A process that is gone; nothing was committed for it."""
-
-
-class LeaveAt(StopRequest):
-    """Asks to stop, or crashes, when it was looked at so often: once a step, and once a batch of an evaluation."""
-
-    def __init__(self, looks: int, crash: bool) -> None:
-        super().__init__()
-        self._looks, self._crash = looks, crash
-
-    @property
-    def requested(self) -> bool:
-        self._looks -= 1
-        if self._looks == 0:
-            self.reason = "the test"
-        if self.reason and self._crash:
-            raise Crash
-        return bool(self.reason)
-
-    def check(self) -> None:
-        """Is no look: training has not begun."""
-
-
-def places(steps: int, epochs: int, middle: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Yields, in order, the (epoch, step) to leave at: the end of every epoch, as step 0 of the next, and so
-    many random steps within the epochs."""
-    within = [(epoch, step) for epoch in range(epochs) for step in range(1, steps)]
+def places(steps: int, epochs: int, middle: int, seed: int) -> list[tuple[int, int]]:
+    """Returns, in order, the (epoch, step) to leave at: the end of every epoch, as step 0 of the next, and so
+    many random steps within the epochs, the last of which is met while the epoch is validated."""
+    within = [(epoch, step) for epoch in range(epochs) for step in range(1, steps + 1)]
     chosen = random.Random(seed).sample(within, min(middle, len(within)))
-    yield from sorted([*chosen, *((epoch, 0) for epoch in range(1, epochs))])
+    return sorted([*chosen, *((epoch, 0) for epoch in range(1, epochs + 1))])
 
 
 def leave_and_go_on(run: RunDir, dataset: Dataset, config: TrainConfig, steps: int, middle: int) -> int:
@@ -135,8 +106,9 @@ def leave_and_go_on(run: RunDir, dataset: Dataset, config: TrainConfig, steps: i
     looks = steps + 1  # of an epoch: its steps, and one batch of validation
     left, at = 0, 0
     for epoch, step in places(steps, config.total_epochs(), middle, seed=len(run.path.name)):
-        # The end of an epoch is committed by itself: crash in the next step.
-        wanted = epoch * looks + (step or 1)
+        in_validation = step == steps
+        # The end of an epoch is committed by itself: crash in the next step, or in the last evaluation.
+        wanted = epoch * looks + (step or 1) + in_validation
         options = Options(threads=(1, 2, 8)[left % 3])
         try:
             train(run, dataset, config, LeaveAt(wanted - at, crash=step == 0), options)
