@@ -16,6 +16,7 @@ bucket (its manifest, put last and only if there is none): that is a GenerationS
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -37,7 +38,8 @@ FORMAT = "artclf-checkpoint/2"
 MANIFEST = "manifest.json"
 KEPT = 2
 _ALWAYS = {"state.json", "weights.npz"}
-_GENERATION = re.compile(r"(bad-)?gen-(\d{6,})")
+_GENERATION = re.compile(r"gen-([0-9]{6,})|bad-gen-([0-9]{6,})(?:-[0-9]+)?")
+_NOT_A_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -151,6 +153,17 @@ class Checkpoints:
         return None, []
 
 
+def newest_state(store: GenerationStore) -> dict[str, Any] | None:
+    """Returns the state of the newest generation that has a readable one, unchecked: for a look before anything
+    heavy is loaded. None if there is none."""
+    for number in reversed(store.numbers()):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            state = json.loads((store.fetch(number) / "state.json").read_bytes())
+            if isinstance(state, dict):
+                return state
+    return None
+
+
 class LocalGenerations:
     """Generations as folders of this machine."""
 
@@ -159,10 +172,11 @@ class LocalGenerations:
         self.uri = str(folder)
 
     def numbers(self) -> list[int]:
-        return sorted(int(match[2]) for match in self._names() if not match[1])
+        names = ((match[0], int(match[1])) for match in self._names() if match[1])
+        return sorted(number for name, number in names if name == self._path(number).name)
 
     def last_number(self) -> int:
-        return max((int(match[2]) for match in self._names()), default=0)
+        return max((int(match[1] or match[2]) for match in self._names()), default=0)
 
     def commit(self, number: int, fill: Callable[[Path], None], size_bytes: int) -> None:
         if self._path(number).exists():
@@ -174,7 +188,10 @@ class LocalGenerations:
         return self._path(number)
 
     def set_aside(self, number: int) -> None:
-        self._rename(number, f"bad-{self._path(number).name}", "set aside")
+        name = f"bad-{self._path(number).name}"
+        taken = self._listed()
+        free = next(n for n in (name, *(f"{name}-{i}" for i in range(1, len(taken) + 2))) if n not in taken)
+        self._rename(number, free, "set aside")
         sync_folder(self.folder)
 
     def remove(self, number: int) -> None:
@@ -185,8 +202,10 @@ class LocalGenerations:
             shutil.rmtree(leftover, ignore_errors=True)  # tried again after the next commit
 
     def _names(self) -> list[re.Match[str]]:
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        return [match for match in map(_GENERATION.fullmatch, names) if match]
+        return [match for match in map(_GENERATION.fullmatch, self._listed()) if match]
+
+    def _listed(self) -> list[str]:
+        return os.listdir(self.folder) if self.folder.is_dir() else []
 
     def _path(self, number: int) -> Path:
         return self.folder / f"gen-{number:06d}"
@@ -241,8 +260,8 @@ def _verified(folder: Path, number: int) -> list[str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise _Damaged("its manifest is not in the form of one") from error
     except OSError as error:
-        if error.errno == errno.EIO:
-            raise _Damaged("it cannot be read (input/output error)") from error
+        if error.errno == errno.EIO or error.errno in _NOT_A_FILE:
+            raise _Damaged(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
         raise storage_error("read", folder, error) from error
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -389,7 +389,9 @@ def check_settings(settings: Mapping[str, Any]) -> list[Fault]:
         elif name in known:
             sound[name] = value
         elif is_group(name):
-            faults.append(Fault((name,), f"expected settings below it, received {show(value)}."))
+            faults.append(
+                Fault((name,), f"expected settings below it ({_below(name, known)}), received {show(value)}.")
+            )
         else:
             faults.append(Fault((name,), f"no such setting.{nearest(name, known)}"))
     try:
@@ -401,6 +403,13 @@ def check_settings(settings: Mapping[str, Any]) -> list[Fault]:
     except ValidationError as error:
         faults.extend(_faults_of(error, nest(sound)))
     return faults
+
+
+def _below(name: str, known: Iterable[str]) -> str:
+    """Returns the names of the settings right below a group."""
+    return ", ".join(
+        dict.fromkeys(full[len(name) + 1 :].split(".")[0] for full in known if full.startswith(f"{name}."))
+    )
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +20,8 @@ GRACE_S = 120.0
 """How long after SIGTERM whoever sent it may wait before SIGKILL: SageMaker's StopTrainingJob waits 120 s (API
 reference), a spot notice comes two minutes ahead (EC2 User Guide, "Spot Instance interruption notices")."""
 
-# The escape code shows a terminal's cursor again, which a progress bar hides.
-_ENDED_AT_ONCE = b"\x1b[?25h\nended at once; what was committed before is saved. Start again and it goes on.\n"
+FAREWELL = "what was committed before is saved. Start again and it goes on."
+_SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
 
 def catch_stop_signals(handler: Callable[[int, FrameType | None], object]) -> None:
@@ -37,6 +38,8 @@ class StopRequest:
         self.reason = ""
         self._kill_at: float | None = None
         self._insisted = False
+        self._farewell = b""
+        self._terminal = 2
 
     @property
     def requested(self) -> bool:
@@ -53,12 +56,17 @@ class StopRequest:
             raise Interrupted(f"stopped by {self.reason}. Start again and it goes on.")
 
     @classmethod
-    def on_signals(cls) -> StopRequest:
+    def on_signals(cls, farewell: str = FAREWELL) -> StopRequest:
         """Returns a request that STOP_SIGNALS set from now on; a second SIGTERM or Ctrl-C ends the process at once.
 
         It holds to the end of the process: a signal that comes when all is done changes nothing any more.
+
+        Args:
+            farewell: what people are told by a process that ends at once.
         """
         request = cls()
+        request._farewell = f"{_SHOW_CURSOR}\nended at once; {farewell}\n".encode()
+        request._terminal = os.dup(2)  # what loads TensorFlow hides the other one for a while
         # Python runs handlers between two steps of the main thread, which may be in one long call of TensorFlow
         # or wait for a dead disk. The byte that the system's own handler writes is heard by a thread at once.
         reader, writer = os.pipe()
@@ -79,9 +87,21 @@ class StopRequest:
         if number != signal.SIGHUP:  # of a closed terminal the system and the shell both tell: no second request
             if self._insisted:
                 with contextlib.suppress(OSError):
-                    os.write(2, _ENDED_AT_ONCE)
+                    os.write(self._terminal, self._farewell)
                 os._exit(Interrupted.exit_code)
             self._insisted = True
+        else:
+            _write_to_nobody()
         if number == signal.SIGTERM:
             self._kill_at = time.monotonic() + GRACE_S
         self.reason = self.reason or number.name
+
+
+def _write_to_nobody() -> None:
+    """Lets what is printed from now on vanish instead of failing, where it went to a terminal, which is closed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,14 +35,16 @@ def holder(lock: Path) -> int | None:
     if not is_held(lock):
         return None
     try:
-        return int(lock.read_text())
+        process = int(lock.read_text())
     except (OSError, ValueError):
         return None  # it was released, or is being taken, in this instant
+    return process if process > 1 else None  # nobody may signal all processes, or the first one
 
 
 @contextmanager
-def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[None]:
-    """Holds a lock file for this process; ``remove`` takes the file away at the end.
+def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[Callable[[], bool]]:
+    """Holds a lock file for this process; ``remove`` takes the file away at the end. Yields what says whether
+    the lock still stands at its name, or somebody removed it and another process may hold a new one.
 
     Raises:
         ConfigError: ``problem`` with the holder's process id, if another process holds it.
@@ -58,7 +60,7 @@ def exclusive(lock: Path, problem: str, *, remove: bool = False) -> Iterator[Non
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
-            yield
+            yield lambda: _is_at(descriptor, lock)
         finally:
             os.ftruncate(descriptor, 0)  # nobody signals this process as the holder any more
             if remove:

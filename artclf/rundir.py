@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -73,6 +74,7 @@ class RunDir:
         self.environment = path / "environment.json"
         self.log = path / "log.txt"
         self._lock = path / ".lock"
+        self._is_ours: Callable[[], bool] = lambda: True
 
     def evaluation_json(self, split: str) -> Path:
         """Returns the path of a split's scores."""
@@ -135,6 +137,9 @@ class RunDir:
         texts = [job.get("dataset"), job.get("data_digest")] if isinstance(job, dict) else []
         if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             raise StorageError(f"{self.job}: expected the data set's place and digest. Name the data set with --data.")
+        hours = job.get("max_hours", 1)
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < math.inf:
+            raise StorageError(f"{self.job}: expected max_hours to be a number above 0, received {hours!r:.40}.")
         return dict(job)
 
     def set_checkpoints_aside(self) -> Path | None:
@@ -199,8 +204,14 @@ class RunDir:
         Raises:
             ConfigError: if another trainer holds it.
         """
-        with exclusive(self._lock, f"{self.path}: another trainer is at work in this run directory"):
+        with exclusive(self._lock, f"{self.path}: another trainer is at work in this run directory") as is_ours:
+            self._is_ours = is_ours
             yield
+
+    def check_lock(self) -> None:
+        """Raises StorageError if the lock that this process holds was removed, so that another trainer may be here."""
+        if not self._is_ours():
+            raise StorageError(f"{self._lock}: was removed under a trainer at work, which ends, to harm no other one.")
 
 
 def read_json(path: Path) -> Any:

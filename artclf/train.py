@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artclf.command_line import positive, positive_number, run_command
-from artclf.errors import ConfigError, ResumeError
+from artclf.errors import ArtclfError, ConfigError, ResumeError, StorageError, printable
 from artclf.interrupt import StopRequest
 from artclf.storage import check_writable, local_path
 from artclf.watchdog import LEAST_S
@@ -40,18 +41,27 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from artclf.training import Options, train
 
-    _log_to(logging.StreamHandler(sys.stdout), "%(message)s")
+    screen = logging.StreamHandler(sys.stdout)
+    screen.addFilter(lambda record: not getattr(record, "is_told_at_the_end", False))
+    _log_to(screen, "%(message)s")
     run, dataset, config = _prepare_run(arguments, stop)
     check_writable(run.path)
     with run.locked():
-        _refuse_other_settings(run, config, dataset)
+        _refuse_other_settings(run, config, dataset, arguments)
+        if not arguments.from_zero:
+            _refuse_other_commits(run, config, dataset)
         if arguments.resume and not any(run.checkpoints.glob("gen-*")):
             raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
         if arguments.data or not (run.job.exists() and run.config.exists()):  # what submit wrote stays as it is
             run.begin(config, dataset.folder, dataset.digest)
         _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
         options = Options(arguments.threads, arguments.from_zero, arguments.hang_after * 60)
-        train(run, dataset, config, stop, options)
+        log.info("run directory: %s", printable(os.path.relpath(run.path)))
+        try:
+            train(run, dataset, config, stop, options)
+        except ArtclfError as error:  # on the screen it is the last line, of whoever ends the process
+            log.error("%s", error, extra={"is_told_at_the_end": True})
+            raise
     return 0
 
 
@@ -76,14 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="one setting, as in a grid"
     )
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--resume", action="store_true", help="refuse to begin from zero")
-    begin.add_argument("--from-zero", action="store_true", help="begin again; what was committed is set aside")
+    begin.add_argument("--resume", action="store_true", help="only go on: end with code 3 if nothing is committed yet")
+    begin.add_argument("--from-zero", action="store_true", help="begin again; old commits are kept in checkpoint-1")
     parser.add_argument(
         "--hang-after",
         type=positive_number,
         metavar="MINUTES",
         default=LEAST_S / 60,
-        help="the least time without a finished step that is called a hang (default: %(default)g)",
+        help="how long no step may end, sleep not counted, before the run ends as hung, exit code 7 "
+        "(default: %(default)g, at least ten times the usual step)",
     )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="decoding threads (default: one a core, 8 at most)"
@@ -101,7 +112,7 @@ def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunD
     run = RunDir(arguments.run_dir) if arguments.run_dir else None
     if run is not None and run.path.exists() and not run.path.is_dir():
         raise ConfigError(f"{run.path}: expected a folder for the run, received a file.")
-    job = run.read_job() if run else None
+    job = _job_of(run, arguments) if run else None
     if run and job and not told:
         return run, _same_dataset(run, job), run.read_config()
     if arguments.resume and run and not job:
@@ -111,6 +122,16 @@ def _prepare_run(arguments: argparse.Namespace, stop: StopRequest) -> tuple[RunD
         print("No data named: training a small network on generated sample pictures.")
     dataset = open_dataset(arguments.data or (job or {}).get("dataset") or SAMPLE, stop.check)
     return run or RunDir(local_path(DEFAULT_RUNS / trial_id(config, dataset.digest))), dataset, config
+
+
+def _job_of(run: RunDir, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Returns job.json; a damaged one counts as none where the data is named anew."""
+    try:
+        return run.read_job()
+    except StorageError:
+        if arguments.data:
+            return None
+        raise
 
 
 def _settings(arguments: argparse.Namespace, run: RunDir | None) -> dict[str, Any]:
@@ -156,7 +177,7 @@ def _changed_data(run: RunDir, job: dict[str, Any], dataset: Dataset) -> str:
     )
 
 
-def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
+def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset, arguments: argparse.Namespace) -> None:
     from artclf.config import differences
 
     if not run.config.exists():
@@ -164,11 +185,26 @@ def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset) -
     before = run.read_config()
     # What decides no result may differ: how often it is saved, say, or where the same weights lie.
     changed = differences(before.flat(), config.flat()) if before.canonical() != config.canonical() else []
-    job = run.read_job()
+    job = _job_of(run, arguments)
     if job and (other := _changed_data(run, job, dataset)):
         changed.append(other)
     if changed:
         raise ResumeError(f"{run.path}: not what this run began with: {'; '.join(changed)}. Use another run directory.")
+
+
+def _refuse_other_commits(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
+    """Refuses what does not fit the commits before any file tells of it: config.json or job.json may be lost."""
+    from artclf.checkpoint import LocalGenerations, newest_state
+    from artclf.config import differences, settings_digest
+
+    state = newest_state(LocalGenerations(run.checkpoints))
+    before = state.get("of", {}) if state else {}
+    if before.get("trial", "") not in ("", settings_digest(config.canonical(), dataset.digest)):
+        now = {**config.flat(), "the data set": dataset.digest[:12]}
+        raise ResumeError(
+            f"{run.path}: its commits belong to other settings or data: "
+            f"{'; '.join(differences(before.get('settings', {}), now))}. Give those, or use another run directory."
+        )
 
 
 if __name__ == "__main__":

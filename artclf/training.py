@@ -23,7 +23,7 @@ from artclf.errors import ArtclfError, DivergedError, HungError, Interrupted, Re
 from artclf.interrupt import StopRequest
 from artclf.quiet import load_tensorflow
 from artclf.records import Dataset
-from artclf.rundir import RunDir, RunStatus, now, write_json
+from artclf.rundir import RunDir, RunStatus, now, read_json, write_json
 from artclf.storage import atomic_file
 from artclf.watchdog import LEAST_S, Watchdog, dump_stacks, leave_at_once
 
@@ -43,7 +43,7 @@ class Options:
 
     Attributes:
         threads: that decode; None means one a core, eight at most.
-        from_zero: begin again, with what was committed before set aside.
+        from_zero: begin again, also where a run is done; what was committed before is set aside.
         hang_after_s: the least time without a finished step that is called a hang.
     """
 
@@ -287,12 +287,9 @@ class Training:
         Raises:
             ResumeError: if there are committed states but none is sound, or it is of another run.
         """
-        if self.options.from_zero:
-            aside = self.run.set_checkpoints_aside()
-            log.info("beginning from zero as told%s", f"; what was committed is kept in {aside}" if aside else "")
         try:
             generation, damaged = self.checkpoints.restore()
-            if generation is None and not self.options.from_zero:
+            if generation is None:
                 self._refuse_lost_states()
         except ResumeError as error:
             raise ResumeError(
@@ -305,7 +302,7 @@ class Training:
             self.learner.begin_phase(self.phases[0])
         else:
             self._adopt(generation)
-            log.info("going on from epoch %d, step %d", self.state.epoch, self.state.step)
+            log.info("going on %s", self._where())
         if generation is not None or self.run.metrics.exists():
             self.run.write_metrics(self.state.history)
 
@@ -356,6 +353,7 @@ class Training:
         self._hand_over(self._snapshot())
 
     def _hand_over(self, snapshot: Snapshot) -> None:
+        self.run.check_lock()
         self.saver.save(snapshot)
         self._saved, self._saved_at = self.state.place(), time.monotonic()
 
@@ -398,7 +396,7 @@ class Training:
 
     def _leave(self) -> None:
         """Commits what is new, if there is time for it, and ends."""
-        at = f"stopped by {self.stop.reason} at epoch {self.state.epoch}, step {self.state.step}"
+        at = f"stopped by {self.stop.reason} {self._where()}"
         if self.state.phase < len(self.phases) and self.state.place() != self._saved:
             snapshot, left = self._snapshot(), self.stop.seconds_left()
             needed = self.saver.seconds_until_committed(snapshot)
@@ -455,19 +453,25 @@ class Training:
             temporary.write_text(json.dumps(progress))
             os.replace(temporary, self.run.progress)
 
+    def _where(self) -> str:
+        """Returns the place of the training in words."""
+        state, epochs = self.state, self.config.total_epochs()
+        if state.step:
+            return f"in epoch {state.epoch + 1} of {epochs}, after step {state.step} of {self.batches.steps()}"
+        return f"after epoch {state.epoch} of {epochs}" if state.epoch else "at the beginning"
+
     def _log_epoch(self) -> None:
+        """Logs an epoch on a line that fits a terminal; metrics.jsonl has the other figures."""
         line = self.state.history[-1]
-        figures = "  ".join(
-            f"{name} {line[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy", "val_top5_accuracy")
-        )
         log.info(
-            "epoch %d/%d  %s  lr %.3g  %.1f s  %.0f images/s",
+            "epoch %d/%d  loss %.4f (val %.4f)  accuracy %.4f (val %.4f)  %.1f s",
             line["epoch"],
             self.config.total_epochs(),
-            figures,
-            line["learning_rate"],
+            line["loss"],
+            line["val_loss"],
+            line["accuracy"],
+            line["val_accuracy"],
             line["seconds"],
-            line["images_per_second"],
         )
 
     # -- the end ---------------------------------------------------------------------------------
@@ -531,15 +535,17 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         Interrupted: after a commit, when ``stop`` was requested.
         ArtclfError: what went wrong; the status says it too.
     """
+    if options.from_zero:
+        _forget(run)
     before = _status_before(run)
-    if before is not None and before.state == "done" and run.is_complete() and not options.from_zero:
+    if before is not None and before.state == "done" and run.is_complete():
+        _refuse_other_model(run, dataset, config)
         log.info("%s: done already, %s", run.path, f"{before.epoch} epochs")
         return
     attempt = before.attempt + 1 if before else 1
     status = replace(
         before or RunStatus("running", started=now()), state="running", reason="", attempt=attempt, ended=""
     )
-    status = replace(status, epoch=0) if options.from_zero else status
     run.write_status(status)
     training: Training | None = None
     try:
@@ -552,9 +558,7 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
         write_json(run.environment, describe_environment(dataset))
         training = Training(run, dataset, config, stop, status, options)
         _log_plan(training)
-        training.restore()
-        training.fit()
-        training.finish()
+        _carry_out(training)
         verdict = replace(status, state="done")
     except BaseException as error:
         verdict = replace(status, state=_state_after(error), reason=_reason(error))
@@ -567,14 +571,43 @@ def train(run: RunDir, dataset: Dataset, config: TrainConfig, stop: StopRequest,
     log.info("done in %.0f s: %s", verdict.seconds, run.path)
 
 
+def _forget(run: RunDir) -> None:
+    """Makes a run one that never began, at once and before anything slow; its commits are kept aside."""
+    aside = run.set_checkpoints_aside()
+    run.write_metrics([])
+    before = _status_before(run) or RunStatus("interrupted", started=now())
+    run.write_status(replace(before, state="interrupted", reason="told to begin from zero", epoch=0, seconds=0.0))
+    log.info("beginning from zero as told%s", f"; what was committed is kept in {aside}" if aside else "")
+
+
+def _refuse_other_model(run: RunDir, dataset: Dataset, config: TrainConfig) -> None:
+    """Raises ResumeError if a finished run's settings were changed since: they did not make its model."""
+    model = read_json(run.model_json)
+    if model.get("trial_id") != trial_id(config, dataset.digest):
+        before = TrainConfig.from_settings(model.get("settings", {}), str(run.model_json)).flat()
+        changed = "; ".join(differences(before, config.flat())) or "the data set is another"
+        raise ResumeError(f"{run.path}: done, but not with these settings: {changed}. Use another run directory.")
+
+
+def _carry_out(training: Training) -> None:
+    try:
+        training.restore()
+        training.fit()
+        training.finish()
+    except StorageError as error:
+        raise StorageError(
+            f"{error} {training.status.epoch} epochs are committed: when that is mended, start again and it goes on."
+        ) from error
+
+
 def _leave_verdict(run: RunDir, verdict: RunStatus) -> None:
     """Writes the verdict; a disk that refuses it too must not hide what ended the run."""
     try:
         run.write_status(verdict)
-    except StorageError:
+    except StorageError as error:
         if verdict.state == "done":
             raise
-        log.exception("the verdict could not be written")
+        log.warning("%s", error)
 
 
 def _status_before(run: RunDir) -> RunStatus | None:
@@ -599,13 +632,12 @@ def _log_plan(training: Training) -> None:
     config, network = training.config, training.learner.network
     if network.backbone is not None and config.model.weights == "none":
         log.info("model.weights is none: %s begins with random weights and learns slowly", config.model.name)
-    pictures = ", ".join(f"{len(split)} {name}" for name, split in training.splits.items())
     log.info(
-        "%s, %d parameters, %d classes, %s pictures, %d epochs of %d steps",
+        "%s, %s parameters, %d epochs of %d steps",
         config.model.name,
-        network.model.count_params(),
-        len(training.classes.infos),
-        pictures,
+        f"{network.model.count_params():,}",
         config.total_epochs(),
         training.batches.steps(),
     )
+    pictures = ", ".join(f"{len(split):,} {name}" for name, split in training.splits.items())
+    log.info("%s pictures of %d classes", pictures, len(training.classes.infos))

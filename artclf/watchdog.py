@@ -87,12 +87,14 @@ def leave_at_once(error: ArtclfError, last_words: Sequence[Callable[[], object]]
 
     Args:
         error: why.
-        last_words: what should still be written; each gets a few seconds, since the disk may be what hangs.
+        last_words: what should still be written; each gets a few seconds, since the disk may be what hangs. If one
+            cannot, the stacks of all threads go to stderr.
     """
-    faulthandler.dump_traceback(all_threads=True)
     for word in last_words:
         speaker = threading.Thread(target=word, daemon=True)
         speaker.start()
         speaker.join(_LAST_WORD_S)
+        if speaker.is_alive():
+            faulthandler.dump_traceback(all_threads=True)
     os.write(2, f"error: {printable(str(error))}\n".encode())
     os._exit(error.exit_code)

@@ -145,7 +145,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         return plan_command(arguments)
-    stop = StopRequest.on_signals()
+    stop = StopRequest.on_signals("trials that run go on by themselves: submit again, or end them with jobs stop.")
     opened = open_all(arguments, stop.check)
     study, grid = opened.study, opened.grid
     check_writable(study.path)
@@ -230,7 +230,8 @@ def stop_command(arguments: argparse.Namespace) -> int:
     else:
         for trial_id in running:
             submitted.backend.stop(jobs[trial_id])
-    print(f"Asked {len(running)} running trials to save and end; waiting for them.", flush=True)
+    trials = "1 running trial" if len(running) == 1 else f"{len(running)} running trials"
+    print(f"Asked {trials} to save and end; waiting for them.", flush=True)
     while any(submitted.is_running(trial_id) for trial_id in running):
         time.sleep(0.2)
     for trial_id in running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -78,8 +79,9 @@ class LineWatcher:
         self.say(f"stopping: nothing more is started; running trials save and end: {names}")
 
     def say(self, text: str) -> None:
-        """Prints a line."""
-        print(printable(text), flush=True)
+        """Prints a line; if nobody reads any more (``| head``), the trials go on all the same."""
+        with contextlib.suppress(OSError):
+            print(printable(text), flush=True)
 
     def __enter__(self) -> LineWatcher:
         return self
@@ -110,10 +112,12 @@ class BarWatcher(LineWatcher):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bars.stop()
+        with contextlib.suppress(OSError):
+            self._bars.stop()
 
     def say(self, text: str) -> None:
-        self._bars.console.print(printable(text), markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._bars.console.print(printable(text), markup=False, highlight=False)
 
     def started(self, trial: Trial, step: Step) -> None:
         super().started(trial, step)

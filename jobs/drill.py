@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ from jobs.compare import compare
 from jobs.display import WIDTH
 from jobs.grid import Trial, expand, load_grid
 from jobs.plan import plan
+from jobs.processes import commands
 from jobs.study import Study
 from jobs.submit import outcomes
 
@@ -141,9 +143,9 @@ def drill(
         raise ConfigError(
             f"--backend {backend}: a drill sends real signals to processes of this machine: expected local."
         )
-    say(f"seed {seed}: repeat exactly these faults with --seed {seed}")
     grid = load_grid(grid_path)
     trials = expand(grid, open_dataset(grid.dataset, stop.check).digest).trials
+    say(f"seed {seed}: repeat these faults with --faults {count} --seed {seed}")
     folder = root / "drills" / grid.study
     check_writable(folder)
     with exclusive(folder / ".drill.lock", f"{folder}: another drill is at work here"):
@@ -161,6 +163,7 @@ def drill(
     words = _told(disturbed.faults, count, took_s, len(trials), differences, took_s - expected_s)
     if differences:
         words += f"\nThe two studies: {undisturbed.study.path}\n                 {disturbed.study.path}"
+        words += "\nIf the first is older than the code or TensorFlow, remove it and repeat the drill."
         words += f"\nWhat the submits printed: {folder / 'submits.log'}"
     return Verdict(not differences, words)
 
@@ -178,15 +181,15 @@ def _run_undisturbed(rehearsal: Rehearsal) -> float:
     try:
         code = rehearsal.submit_once()
     finally:
-        took_s = before_s + (time.monotonic() - started) * (there < len(rehearsal.trials))
-        write_json(note, round(took_s, 1))
+        took_s = round(before_s + (time.monotonic() - started) * (there < len(rehearsal.trials)), 1)
+        write_json(note, took_s)
     if code != 0:
         raise ArtclfError(
             f"{rehearsal.study.path}: expected the grid to end well without faults, but its submit ended with exit "
             f"code {code} ({rehearsal.last_line()}). Mend that first; all it printed is in {rehearsal.log_path}."
         )
     rehearsal.say(f"{rehearsal.clock()}  ended; it took {duration(took_s)}")
-    return round(took_s, 1)
+    return took_s
 
 
 def _split(rehearsal: Rehearsal, took_s: float, max_parallel: int) -> tuple[float, float]:
@@ -204,7 +207,8 @@ def _remove(rehearsal: Rehearsal) -> None:
     if left:
         raise ConfigError(
             f"{rehearsal.root}: process {left[0]} is at work here, of an earlier drill. "
-            f"Wait for it, or stop it: python -m jobs stop {rehearsal.grid_path} --root {rehearsal.root}"
+            f"Wait for it, or stop it: python -m jobs stop {shlex.quote(str(rehearsal.grid_path))} "
+            f"--root {shlex.quote(str(rehearsal.root))}"
         )
     if rehearsal.root.exists():
         shutil.rmtree(rehearsal.root)
@@ -271,7 +275,7 @@ class Rehearsal:
 
     def processes(self, modules: Sequence[str] = MODULES) -> list[int]:
         """Returns the processes at work on this study, those first that start others."""
-        found = {process: text for process, text in _commands() if str(self.root) in text and process != os.getpid()}
+        found = {process: text for process, text in commands() if str(self.root) in text and process != os.getpid()}
         return [process for module in modules for process, text in sorted(found.items()) if module in text]
 
     def done(self) -> int:
@@ -482,20 +486,6 @@ def _send(process: int, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _commands() -> Iterator[tuple[int, str]]:
-    """Yields the process id and command line of every process."""
-    if Path("/proc/self/cmdline").exists():
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                with contextlib.suppress(OSError):  # it ended meanwhile
-                    yield int(entry.name), os.fsdecode((entry / "cmdline").read_bytes().replace(b"\0", b" "))
-        return
-    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, check=False).stdout
-    for line in os.fsdecode(listed).splitlines():
-        process, _, text = line.strip().partition(" ")
-        yield int(process), f"{text} "
 
 
 # -- the verdict ---------------------------------------------------------------------------------

@@ -126,7 +126,10 @@ class Submission:
         limit = self._grid.resources.max_hours
         self._study.begin_run(trial, self._dataset_path, self._data_digest, limit)
         attempt = self._attempts.get(trial.trial_id, 0) + 1
-        handle = self._backend.submit(job_spec(self._study, self._grid, trial, attempt))
+        spec = job_spec(self._study, self._grid, trial, attempt)
+        # Recorded before it is started too: a submitter that is killed in between leaves no job that nobody knows.
+        self._study.record_job(JobHandle(self._backend.name, spec.name, "", trial.trial_id, attempt, spec.run_uri))
+        handle = self._backend.submit(spec)
         self._study.record_job(handle)
         self._attempts[trial.trial_id] = attempt
         self._alive[trial.trial_id] = (trial, handle)

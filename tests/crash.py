@@ -271,8 +271,10 @@ def newest_place(run: RunDir) -> tuple[int, int] | None:
 
 def place_gone_on_from(output: str) -> tuple[int, int] | None:
     """Returns the (epoch, step) that a trainer said it goes on from, None if it began at zero."""
-    found = re.search(r"going on from epoch (\d+), step (\d+)", output)
-    return (int(found[1]), int(found[2])) if found else None
+    if found := re.search(r"going on after epoch (\d+) of", output):
+        return int(found[1]), 0
+    found = re.search(r"going on in epoch (\d+) of \d+, after step (\d+) of", output)
+    return (int(found[1]) - 1, int(found[2])) if found else None
 
 
 # -- the story of one run ------------------------------------------------------------------------
@@ -329,7 +331,7 @@ def endure(
         where = f"after {len(attempts)} attempts, the last with {fault}"
         if problems := unreadable(run):
             raise Broken(f"{where}: {problems}")
-        began = re.search(r"^(going on from|epoch) ", output, re.MULTILINE) is not None
+        began = re.search(r"^(going on|epoch) ", output, re.MULTILINE) is not None
         if began and place_gone_on_from(output) != before:
             raise Broken(f"{where}: went on from {place_gone_on_from(output)}, committed was {before}")
         lines, status = metrics_of(run), run.read_status()

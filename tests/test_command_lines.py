@@ -165,6 +165,22 @@ def test_other_settings_on_a_run_directory_are_refused_with_the_difference(tiny_
     refused(run(*map(str, first), "--set", "train.seed=4"), 3, "train.seed was 0, now 4")
 
 
+@pytest.mark.parametrize("lost", ["job.json", "config.json"])
+def test_a_run_that_lost_a_file_is_refused_what_does_not_fit_its_commits_and_goes_on_with_what_does(
+    tiny_set: Dataset, tmp_path: Path, lost: str
+) -> None:
+    folder = tmp_path / "run"
+    first = ["artclf.train", "--data", tiny_set.folder, "--run-dir", folder, *TINY]
+    assert run(*map(str, first)).returncode == 0
+    (folder / "status.json").unlink()
+    (folder / lost).unlink()
+    wrong = ["--run-dir", folder] if lost == "job.json" else ["--run-dir", folder, "--data", tiny_set.folder]
+    refused(run("artclf.train", *wrong), 3, "its commits belong to other settings or data: ")
+    assert not (folder / lost).exists()
+    again = run(*map(str, first))
+    assert again.returncode == 0 and "going on after epoch 1 of 1" in again.stdout
+
+
 def test_another_data_set_on_a_run_directory_is_refused_with_the_difference(
     tiny_set: Dataset, tiny_pictures: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +194,18 @@ def test_another_data_set_on_a_run_directory_is_refused_with_the_difference(
         told = run("artclf.train", "--run-dir", tmp_path / "run", *more)
         refused(told, 3, "it was 90 pictures of 3 classes (digest ")
         assert ", now 89 pictures of 3 classes (" in told.stderr
+
+
+def test_a_submit_whose_output_nobody_reads_any_more_still_runs_its_trials(grid: Path) -> None:
+    root = grid.parent / "studies"
+    command = [sys.executable, "-m", "jobs", "submit", str(grid), "--root", str(root)]
+    submit = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert submit.stdout is not None
+    while not submit.stdout.readline().startswith("starts"):
+        assert submit.poll() is None
+    submit.stdout.close()  # as `| head` does
+    submit.wait()
+    assert [json.loads(path.read_text())["state"] for path in root.glob("g/runs/*/status.json")] == ["done"]
 
 
 def test_c14_reap_removes_nothing_unless_told(tiny_set: Dataset, grid: Path) -> None:

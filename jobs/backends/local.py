@@ -17,6 +17,7 @@ from typing import Any
 
 from artclf.rundir import RunDir
 from artclf.storage import make_folder
+from jobs.processes import commands
 from jobs.spec import BackendError, JobHandle, JobSpec, JobState, JobStatus
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -87,10 +88,10 @@ class LocalBackend:
                 os.kill(holder, signal.SIGTERM)
 
     def _entry_point(self, handle: JobHandle) -> int | None:
-        """Returns the process id of a job's entry point if it still runs; the id may be another program's by now."""
-        command = _command_of(int(handle.remote_id))
-        is_ours = "container.entrypoint" in command and handle.run_uri in command
-        return int(handle.remote_id) if is_ours else None
+        """Returns the process id of a job's entry point if it still runs, told by its command line: the id that
+        was recorded may be another program's by now, or its submitter was killed before it could record one."""
+        ours = f"-m container.entrypoint --run-uri {handle.run_uri} "
+        return next((process for process, command in commands() if ours in command), None)
 
     def logs(self, handle: JobHandle) -> Iterator[str]:
         """Yields what the job's processes printed, warnings of libraries too."""
@@ -101,14 +102,3 @@ class LocalBackend:
 
     def _output(self, run_uri: str, name: str) -> Path:
         return Path(run_uri).parent.parent / "jobs" / f"{name}.log"
-
-
-def _command_of(process: int) -> str:
-    """Returns a process's command line, or nothing if there is no such process."""
-    if Path("/proc/self/cmdline").exists():
-        try:
-            return os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" "))
-        except OSError:
-            return ""
-    ps = ["ps", "-ww", "-o", "command=", "-p", str(process)]
-    return subprocess.run(ps, capture_output=True, text=True, check=False).stdout

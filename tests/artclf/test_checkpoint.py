@@ -216,3 +216,39 @@ def test_each_part_of_a_commit_is_told_so_that_a_slow_disk_is_no_hang(tmp_path: 
     told: list[None] = []
     Checkpoints(LocalGenerations(tmp_path), lambda: told.append(None)).commit({}, {"weights": {"0": np.zeros(3)}})
     assert len(told) >= 3
+
+
+@pytest.mark.parametrize("odd", ["weights.npz", "manifest.json", "whole"])
+def test_a_folder_where_a_file_should_be_is_damage_and_the_older_state_used(tmp_path: Path, odd: str) -> None:
+    for epoch in (1, 2):
+        commit(at(tmp_path), epoch)
+    newest = tmp_path / "gen-000002"
+    if odd == "whole":
+        shutil.rmtree(newest)
+        newest.write_text("a file")
+    else:
+        (newest / odd).unlink()
+        (newest / odd).mkdir()
+    generation, damaged = at(tmp_path).restore()
+    assert generation is not None and generation.number == 1 and len(damaged) == 1
+
+
+def test_setting_aside_writes_over_nothing_that_was_set_aside_before(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        commit(at(tmp_path), epoch)
+    shutil.copytree(tmp_path / "gen-000002", tmp_path / "bad-gen-000002")
+    damage_one_place(tmp_path / "gen-000002", random.Random(1))
+    generation, _ = at(tmp_path).restore()
+    assert generation is not None and generation.number == 1
+    assert sorted(path.name for path in tmp_path.glob("bad-*")) == ["bad-gen-000002", "bad-gen-000002-1"]
+    assert commit(at(tmp_path), 3) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["gen-0000005", "gen-\u0661\u0662\u0663\u0664\u0665\u0666", "gen-000005 copy", "gen-5"]
+)
+def test_names_that_no_commit_gives_are_passed_over(tmp_path: Path, name: str) -> None:
+    commit(at(tmp_path), 1)
+    (tmp_path / name).mkdir()
+    generation, damaged = at(tmp_path).restore()
+    assert generation is not None and generation.number == 1 and not damaged

@@ -54,7 +54,7 @@ REFUSED = [
     ("train.batch_size", 32.0, "expected a whole number from 1 to 4096, received 32.0."),
     ("train.seed", -1, "expected a whole number from 0 to 4294967295, received -1."),
     ("train.seed", 10**80, f"expected a whole number from 0 to 4294967295, received 1{'0' * 59}…."),
-    ("train", 3, "expected settings below it, received 3."),
+    ("train.checkpoint_every", 3, "expected settings below it (epochs, minutes), received 3."),
     ("data.augment.flip", "yes", "expected true or false, received 'yes', a text."),
 ]
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from artclf.config import TrainConfig, trial_id
-from artclf.errors import ConfigError, DivergedError, Interrupted, ResumeError
+from artclf.errors import ConfigError, DivergedError, Interrupted, ResumeError, StorageError
 from artclf.interrupt import StopRequest
 from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
 from artclf.training import Options, Training, TrainState, train
-from tests.crash import LeaveAt
+from tests.crash import LeaveAt, place_gone_on_from
 
 SMALL = {
     "model.name": "cnn_tiny",
@@ -134,7 +134,7 @@ def test_a_damaged_newest_state_costs_what_came_after_the_one_before_and_changes
     (newest / "weights.npz").write_bytes(b"damaged")
     with caplog.at_level("INFO", "artclf"):
         train(run, tiny_set, config, StopRequest())
-    assert f"going on from epoch {place['epoch']}, step {place['step']}" in caplog.text
+    assert place_gone_on_from(caplog.text) == (place["epoch"], place["step"])
     assert result(run) == result(whole)
     assert any(path.name.startswith("bad-gen-") for path in run.checkpoints.iterdir())
 
@@ -166,6 +166,42 @@ def test_a_run_whose_states_are_all_lost_does_not_begin_from_zero_unless_told(
     train(run, tiny_set, settings(), StopRequest(), Options(from_zero=True))
     assert result(run) == result(train_to_the_end(tmp_path / "whole", tiny_set, settings()))
     assert (run.path / "checkpoint-1").is_dir()
+
+
+def test_told_to_begin_from_zero_and_stopped_at_once_it_still_begins_from_zero(
+    tiny_set: Dataset, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    stop_after_first_epoch(run, tiny_set)
+    at_once = StopRequest()
+    at_once.reason = "the test"
+    with pytest.raises(Interrupted):
+        train(run, tiny_set, settings(), at_once, Options(from_zero=True))
+    assert run.read_metrics() == [] and not run.checkpoints.exists()
+    train(run, tiny_set, settings(), StopRequest())
+    assert [line["epoch"] for line in run.read_metrics()] == [1, 2, 3]
+
+
+def test_a_done_run_whose_settings_were_changed_since_is_not_called_done(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = train_to_the_end(tmp_path / "run", tiny_set, settings(train__epochs=1))
+    with pytest.raises(
+        ResumeError, match=r"done, but not with these settings: train\.learning_rate was 0\.001, now 0\.5"
+    ):
+        train(run, tiny_set, settings(train__epochs=1, train__learning_rate=0.5), StopRequest())
+
+
+def test_a_trainer_whose_lock_was_removed_commits_nothing_more(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+
+    class LockRemoved(LeaveAt):
+        @property
+        def requested(self) -> bool:
+            (run.path / ".lock").unlink(missing_ok=True)
+            return False
+
+    with run.locked(), pytest.raises(StorageError, match=r"\.lock: was removed under a trainer at work"):
+        train(run, tiny_set, settings(), LockRemoved(0))
+    assert not list(run.checkpoints.glob("gen-*"))
 
 
 def test_a_commit_that_would_not_end_in_time_is_not_begun(tiny_set: Dataset, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from artclf.config import TrainConfig
 from artclf.records import Dataset
 from artclf.rundir import RunDir, write_json
+from tests.crash import place_gone_on_from
 
 PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {"model.name": "cnn_tiny", "model.head": [8], "data.image_size": 16, "train.batch_size": 4}
@@ -69,7 +70,8 @@ def test_a_stopped_job_saves_and_the_next_one_goes_on(tiny_set: Dataset, tmp_pat
     assert trainer is not None
     os.kill(trainer, signal.SIGKILL)
     job.communicate()
-    assert f"going on from epoch {saved}" in run.log.read_text()
+    place = place_gone_on_from(run.log.read_text())
+    assert place is not None and place[0] == saved
 
 
 def test_what_is_sent_to_the_whole_group_of_a_job_reaches_its_trainer_once(tiny_set: Dataset, tmp_path: Path) -> None:
@@ -112,6 +114,18 @@ def test_a_second_job_on_one_run_is_refused_and_harms_nothing(tiny_set: Dataset,
     job.terminate()
     job.communicate()
     assert json.loads(run.status.read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("hours", ["2", [1], -1, 0, True, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused_before_anything_starts(
+    tiny_set: Dataset, tmp_path: Path, hours: object
+) -> None:
+    run = begin(tmp_path / "run", tiny_set)
+    write_json(run.job, {"dataset": str(tiny_set.folder), "data_digest": tiny_set.digest, "max_hours": hours})
+    job = start(run.path)
+    output, _ = job.communicate()
+    assert job.returncode == 5 and "expected max_hours to be a number above 0" in output
+    assert "Traceback" not in output and not run.status.exists()
 
 
 @pytest.mark.parametrize(

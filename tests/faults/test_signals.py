@@ -50,9 +50,9 @@ def assert_saved_and_left(run: RunDir, child: Child, code: int | None) -> None:
     assert unreadable(run) == []
     status = run.read_status()
     assert status is not None and status.state == "interrupted", output
-    stopped = re.search(r"at epoch (\d+), step (\d+); all is saved", output)
+    stopped = re.search(r"stopped by \w+ in epoch (\d+) of \d+, after step (\d+) of \d+; all is saved", output)
     if stopped:  # not where it had not begun to train
-        assert newest_place(run) == (int(stopped[1]), int(stopped[2]))
+        assert newest_place(run) == (int(stopped[1]) - 1, int(stopped[2]))
 
 
 def test_sigterm_at_any_moment_commits_and_leaves_with_exit_code_75(

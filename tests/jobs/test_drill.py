@@ -151,7 +151,7 @@ def test_a_disturbed_grid_ends_like_the_undisturbed_one_and_the_drill_says_so(dr
     _, printed, code = drilled
     assert code == 0, printed
     lines = printed.splitlines()
-    assert lines[0] == f"seed {SEED}: repeat exactly these faults with --seed {SEED}"
+    assert lines[0] == f"seed {SEED}: repeat these faults with --faults 4 --seed {SEED}"
     assert max(map(len, lines)) <= 80, printed
     words = " ".join(lines)
     assert "Both trials ended exactly once, with the same weights, metrics and predictions as without them." in words

@@ -337,7 +337,7 @@ BAD = [
     ("G15", "rows: {train.seed: 1}\n", "rows: expected a list"),
     ("G15", "rows:\n  - 3\n", r"rows\[0\]: expected names with values, received 3"),
     ("G15", "base: {train.phases: [{epochs: 3, lr: 1}]}\n", r"base.train.phases\[0\].lr: no such setting"),
-    ("G15", "base: {data: 3}\n", "base.data: expected settings below it, received 3"),
+    ("G15", "base: {data: 3}\n", r"base.data: expected settings below it \(view, image_size, "),
     ("G16", "axes: {train.learning_rate: []}\n", r"expected at least one value, received an empty list \(0 trials\)"),
     ("G16", "axes: {}\n", "axes: expected at least one setting"),
     ("G16", "zip: [{}]\n", r"zip\[0\]: expected at least one setting"),
