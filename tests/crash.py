@@ -162,6 +162,7 @@ def _run_trainer(arguments: list[str], output: str, environment: dict[str, str])
     os.dup2(descriptor, 2)
     os.environ.update(environment)
     os.chdir(PROJECT)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     sys.argv = ["train", *arguments]
     run_command(main)
 

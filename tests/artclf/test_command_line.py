@@ -16,6 +16,7 @@ import hashlib, os, signal, sys, threading
 from artclf.command_line import run_command
 from artclf.errors import ConfigError, DivergedError, Interrupted
 from artclf.interrupt import StopRequest
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 def main(argv):
     %s
 run_command(main)
