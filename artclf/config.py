@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from artclf.errors import ConfigError, nearest
 
+TRIAL_ID_DIGITS = 8
 MAX_TEXT = 256
 """Longest text setting. SageMaker's hyperparameters, one of the ways a setting can reach the
 trainer, promise 256 characters (API reference, CreateTrainingJob)."""
@@ -284,7 +285,7 @@ def own_defaults(model_name: str) -> dict[str, Any]:
 
 def trial_id(config: TrainConfig, data_digest: str) -> str:
     """Returns 8 hex digits that name a trial by what it computes: its canonical settings and its data."""
-    return settings_digest(config.canonical(), data_digest)[:8]
+    return settings_digest(config.canonical(), data_digest)[:TRIAL_ID_DIGITS]
 
 
 def settings_digest(canonical: Mapping[str, Any], data_digest: str) -> str:

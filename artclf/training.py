@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from artclf.config import Phase, TrainConfig, differences, settings_digest, trial_id
+from artclf.config import TRIAL_ID_DIGITS, Phase, TrainConfig, differences, settings_digest, trial_id
 from artclf.errors import ArtclfError, DivergedError, HungError, Interrupted, ResumeError, StorageError
 from artclf.interrupt import StopRequest
 from artclf.quiet import load_tensorflow
@@ -153,6 +153,8 @@ class Training:
         self.best: Arrays = {}
         self.phases = config.phases()
         self.status = status
+        # Once, not at each commit: a file of weights, which its content names, may be gone by then.
+        self.trial = settings_digest(config.canonical(), dataset.digest)
         self._clock = self._saved_at = time.monotonic()
         self._saved: Place | None = None
         self._ticked = 0.0
@@ -338,8 +340,7 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         """Returns what a state belongs to: the trial, and in words for people its settings and data."""
-        trial = settings_digest(self.config.canonical(), self.dataset.digest)
-        return {"trial": trial, "settings": {**self.config.flat(), "the data set": self.dataset.digest[:12]}}
+        return {"trial": self.trial, "settings": {**self.config.flat(), "the data set": self.dataset.digest[:12]}}
 
     def _is_due(self, epochs: int | None = None) -> bool:
         """Says whether so many epochs, or the time between two commits, have passed since the last one."""
@@ -518,7 +519,7 @@ class Training:
                     "colour": data.colour,
                 },
                 "data_digest": self.dataset.digest,
-                "trial_id": trial_id(self.config, self.dataset.digest),
+                "trial_id": self.trial[:TRIAL_ID_DIGITS],
                 "best_epoch": self.state.best_epoch,
                 "settings": self.config.model_dump(mode="json"),
             },

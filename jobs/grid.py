@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from artclf import strict_yaml
 from artclf.config import (
+    TRIAL_ID_DIGITS,
     TrainConfig,
     check_settings,
     dotted,
@@ -303,7 +304,7 @@ def _merged(grid: Grid, configs: list[TrainConfig], data_digest: str, notes: lis
             digest = settings_digest(config.canonical(), data_digest)
         except ConfigError as error:
             raise ConfigError(f"{grid.path}: {error}") from error
-        name = digest[:8]
+        name = digest[:TRIAL_ID_DIGITS]
         if digests.setdefault(name, digest) != digest:
             # 8 digits: by chance about once in 34,000 grids of 500 trials
             raise ConfigError(f"{grid.path}: two different trials share the name {name} by chance. Change one seed.")
