@@ -158,6 +158,7 @@ class Training:
         self._clock = self._saved_at = time.monotonic()
         self._saved: Place | None = None
         self._ticked = 0.0
+        self._hangs = False
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -379,6 +380,8 @@ class Training:
 
     def _committed(self, state: Mapping[str, Any]) -> None:
         """Tells of a commit in the files that point to it; called in the saver's thread."""
+        if self._hangs:  # the watchdog has spoken the last word
+            return
         place = state["place"]
         self.run.write_metrics(place["history"])
         self.status = replace(self.status, epoch=place["epoch"], seconds=round(place["seconds"], 1))
@@ -419,6 +422,7 @@ class Training:
 
     def _hung(self, silent_s: float) -> None:
         """Leaves every thread's stack and ends this process; what else it could do may hang as well."""
+        self._hangs = True
         reason = f"no step ended for {silent_s:.0f} s; the stacks of all threads are in {self.run.log}"
         leave_at_once(
             HungError(reason),
