@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artclf.errors import DivergedError, ResumeError, StorageError, storage_error
-from artclf.storage import TEMPORARY, atomic_folder, sync_folder
+from artclf.storage import TEMPORARY, atomic_folder, free_path, sync_folder
 
 FORMAT = "artclf-checkpoint/2"
 MANIFEST = "manifest.json"
@@ -188,10 +188,7 @@ class LocalGenerations:
         return self._path(number)
 
     def set_aside(self, number: int) -> None:
-        name = f"bad-{self._path(number).name}"
-        taken = self._listed()
-        free = next(n for n in (name, *(f"{name}-{i}" for i in range(1, len(taken) + 2))) if n not in taken)
-        self._rename(number, free, "set aside")
+        self._rename(number, free_path(self.folder / f"bad-{self._path(number).name}").name, "set aside")
         sync_folder(self.folder)
 
     def remove(self, number: int) -> None:
@@ -202,10 +199,8 @@ class LocalGenerations:
             shutil.rmtree(leftover, ignore_errors=True)  # tried again after the next commit
 
     def _names(self) -> list[re.Match[str]]:
-        return [match for match in map(_GENERATION.fullmatch, self._listed()) if match]
-
-    def _listed(self) -> list[str]:
-        return os.listdir(self.folder) if self.folder.is_dir() else []
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return [match for match in map(_GENERATION.fullmatch, names) if match]
 
     def _path(self, number: int) -> Path:
         return self.folder / f"gen-{number:06d}"

@@ -288,6 +288,12 @@ def trial_id(config: TrainConfig, data_digest: str) -> str:
     return settings_digest(config.canonical(), data_digest)[:TRIAL_ID_DIGITS]
 
 
+def identity(config: TrainConfig, data_digest: str) -> dict[str, Any]:
+    """Returns what a trial's committed states belong to: the trial's full digest, and its settings for people."""
+    trial = settings_digest(config.canonical(), data_digest)
+    return {"trial": trial, "settings": {**config.flat(), "the data set": data_digest[:12]}}
+
+
 def settings_digest(canonical: Mapping[str, Any], data_digest: str) -> str:
     """Returns the SHA-256, as 64 hex digits, of canonical settings and the data they are used on."""
     text = json.dumps({"settings": canonical, "data": data_digest}, sort_keys=True, ensure_ascii=False)

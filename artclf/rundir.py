@@ -12,7 +12,6 @@ runs/<trial_id>/
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from typing import Any, Literal
 from artclf.config import TrainConfig
 from artclf.errors import ConfigError, StorageError, storage_error
 from artclf.locks import exclusive, holder, is_held
-from artclf.storage import atomic_file
+from artclf.storage import atomic_file, free_path
 
 State = Literal["running", "done", "failed", "interrupted", "diverged"]
 STATES: tuple[State, ...] = ("running", "done", "failed", "interrupted", "diverged")
@@ -146,9 +145,7 @@ class RunDir:
         """Moves the committed states to a folder that nothing reads, and returns it; None if there were none."""
         if not self.checkpoints.exists():
             return None
-        taken = {path.name for path in self.path.glob(f"{self.checkpoints.name}-*")}
-        number = next(n for n in itertools.count(1) if f"{self.checkpoints.name}-{n}" not in taken)
-        aside = self.path / f"{self.checkpoints.name}-{number}"
+        aside = free_path(self.checkpoints)
         try:
             os.rename(self.checkpoints, aside)
         except OSError as error:

@@ -8,6 +8,7 @@ of writers, which is what records that two submitters could race for are built o
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -187,6 +188,12 @@ def make_folder(path: Path) -> None:
         raise storage_error("make the folder", path, error) from error
 
 
+def free_path(path: Path) -> Path:
+    """Returns the path, or the first of path-1, path-2, … where nothing stands yet."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(free for free in itertools.chain([path], numbered) if not os.path.lexists(free))
+
+
 def check_writable(path: Path) -> None:
     """Proves that files can be made in a folder, before hours of work are spent on what goes there.
 
@@ -232,6 +239,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "check_writable",
+    "free_path",
     "local_path",
     "make_folder",
     "sync_file",

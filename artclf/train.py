@@ -195,15 +195,15 @@ def _refuse_other_settings(run: RunDir, config: TrainConfig, dataset: Dataset, a
 def _refuse_other_commits(run: RunDir, config: TrainConfig, dataset: Dataset) -> None:
     """Refuses what does not fit the commits before any file tells of it: config.json or job.json may be lost."""
     from artclf.checkpoint import LocalGenerations, newest_state
-    from artclf.config import differences, settings_digest
+    from artclf.config import differences, identity
 
     state = newest_state(LocalGenerations(run.checkpoints))
-    before = state.get("of", {}) if state else {}
-    if before.get("trial", "") not in ("", settings_digest(config.canonical(), dataset.digest)):
-        now = {**config.flat(), "the data set": dataset.digest[:12]}
+    before, now = state.get("of", {}) if state else {}, identity(config, dataset.digest)
+    if before.get("trial", "") not in ("", now["trial"]):
+        changed = "; ".join(differences(before.get("settings", {}), now["settings"]))
         raise ResumeError(
-            f"{run.path}: its commits belong to other settings or data: "
-            f"{'; '.join(differences(before.get('settings', {}), now))}. Give those, or use another run directory."
+            f"{run.path}: its commits belong to other settings or data: {changed}. "
+            f"Give those, or use another run directory."
         )
 
 

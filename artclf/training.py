@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from artclf.config import TRIAL_ID_DIGITS, Phase, TrainConfig, differences, settings_digest, trial_id
+from artclf.config import TRIAL_ID_DIGITS, Phase, TrainConfig, differences, identity, trial_id
 from artclf.errors import ArtclfError, DivergedError, HungError, Interrupted, ResumeError, StorageError
 from artclf.interrupt import StopRequest
 from artclf.quiet import load_tensorflow
@@ -154,7 +154,7 @@ class Training:
         self.phases = config.phases()
         self.status = status
         # Once, not at each commit: a file of weights, which its content names, may be gone by then.
-        self.trial = settings_digest(config.canonical(), dataset.digest)
+        self.identity = identity(config, dataset.digest)
         self._clock = self._saved_at = time.monotonic()
         self._saved: Place | None = None
         self._ticked = 0.0
@@ -321,11 +321,11 @@ class Training:
             )
 
     def _adopt(self, generation: Generation) -> None:
-        before, now = generation.state["of"], self._identity()
-        if before["trial"] != now["trial"]:
+        before = generation.state["of"]
+        if before["trial"] != self.identity["trial"]:
             raise ResumeError(
                 f"{self.run.checkpoints}: the committed state belongs to other settings or data: "
-                f"{'; '.join(differences(before['settings'], now['settings']))}. Use another run directory."
+                f"{'; '.join(differences(before['settings'], self.identity['settings']))}. Use another run directory."
             )
         self.state = TrainState(**generation.state["place"])
         self.learner.restore_weights(generation.arrays["weights"])
@@ -338,10 +338,6 @@ class Training:
         versions = {**generation.state["versions"]}
         if versions != self.learner.versions():
             log.warning("saved by %s, going on with %s: the last digits may differ", versions, self.learner.versions())
-
-    def _identity(self) -> dict[str, Any]:
-        """Returns what a state belongs to: the trial, and in words for people its settings and data."""
-        return {"trial": self.trial, "settings": {**self.config.flat(), "the data set": self.dataset.digest[:12]}}
 
     def _is_due(self, epochs: int | None = None) -> bool:
         """Says whether so many epochs, or the time between two commits, have passed since the last one."""
@@ -367,7 +363,7 @@ class Training:
         just_best = self.state.step == 0 and 0 < self.state.best_epoch == self.state.epoch
         return Snapshot(
             {
-                "of": self._identity(),
+                "of": self.identity,
                 "versions": self.learner.versions(),
                 "place": {**asdict(self.state), "seconds": self.seconds()},
             },
@@ -523,7 +519,7 @@ class Training:
                     "colour": data.colour,
                 },
                 "data_digest": self.dataset.digest,
-                "trial_id": self.trial[:TRIAL_ID_DIGITS],
+                "trial_id": self.identity["trial"][:TRIAL_ID_DIGITS],
                 "best_epoch": self.state.best_epoch,
                 "settings": self.config.model_dump(mode="json"),
             },

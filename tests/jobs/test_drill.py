@@ -24,28 +24,17 @@ from artclf.records import Dataset
 from jobs.compare import compare
 from jobs.drill import SLEEP_S, Kind, drill, plan_faults
 from jobs.study import Study
+from tests.little_grid import write_grid
 
 PROJECT = Path(__file__).resolve().parents[2]
-GRID = """
-study: little
-dataset: {dataset}
-base:
-  model: {{name: cnn_tiny, head: [8]}}
-  data.image_size: 16
-  train: {{epochs: {epochs}, batch_size: 2}}
-axes: {{train.seed: [0, 1]}}
-resources: {{max_parallel: 2}}
-"""
 SEED = 83
 """Its first four faults are a kill of a trainer, a Ctrl-C, a sleep while loading and a power cut."""
 
 seeds, counts, spans = st.integers(1, 99_999), st.integers(1, 200), st.floats(0, 1e6)
 
 
-def write_grid(folder: Path, dataset: Dataset, epochs: int) -> Path:
-    path = folder / "little.yaml"
-    path.write_text(GRID.format(dataset=dataset.folder, epochs=epochs))
-    return path
+def two_trials(folder: Path, dataset: Dataset, epochs: int) -> Path:
+    return write_grid(folder, dataset, "0, 1", epochs, batch_size=2)
 
 
 def start(grid: Path, root: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -108,7 +97,7 @@ def test_other_seeds_give_other_faults() -> None:
 
 
 def test_another_backend_is_refused(tiny_set: Dataset, tmp_path: Path) -> None:
-    grid, stop = write_grid(tmp_path, tiny_set, 1), StopRequest()
+    grid, stop = two_trials(tmp_path, tiny_set, 1), StopRequest()
     with pytest.raises(ConfigError, match=r"--backend sagemaker: .*expected local"):
         drill(grid, tmp_path / "studies", "sagemaker", 1, 1, stop, print)
     assert not (tmp_path / "studies").exists()
@@ -117,7 +106,7 @@ def test_another_backend_is_refused(tiny_set: Dataset, tmp_path: Path) -> None:
 def test_a_drill_whose_folder_something_is_at_work_in_is_refused_and_leaves_it(
     tiny_set: Dataset, tmp_path: Path
 ) -> None:
-    grid, root = write_grid(tmp_path, tiny_set, 1), tmp_path / "studies"
+    grid, root = two_trials(tmp_path, tiny_set, 1), tmp_path / "studies"
     left = root / "drills" / "little" / "disturbed"
     (left / "little").mkdir(parents=True)
     idle = "import sys; sys.stdin.read()"  # it looks like a trainer of an earlier drill that was killed while asleep
@@ -142,7 +131,7 @@ def drilled(tiny_set: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("drill with a space")
     (folder / "studies" / "little").mkdir(parents=True)
     (folder / "studies" / "little" / "results.csv").write_text("mine\n")
-    job = start(write_grid(folder, tiny_set, 60), folder / "studies", "--faults", 4, "--seed", SEED)
+    job = start(two_trials(folder, tiny_set, 60), folder / "studies", "--faults", 4, "--seed", SEED)
     printed, errors = job.communicate()
     return folder / "studies", printed + errors, job.returncode
 
@@ -281,7 +270,7 @@ def test_another_row_of_results_is_found(studies: tuple[Study, Study]) -> None:
 
 def test_ctrl_c_ends_the_submit_under_way_and_says_how_to_go_on(tiny_set: Dataset, tmp_path: Path) -> None:
     root = tmp_path / "studies"
-    job = start(write_grid(tmp_path, tiny_set, 5000), root, "--seed", 5)
+    job = start(two_trials(tmp_path, tiny_set, 5000), root, "--seed", 5)
     study = Study(root / "drills" / "little" / "undisturbed", "little")
     while not any(study.run(trial_id).is_locked() for trial_id in study.trial_ids()):
         assert job.poll() is None, job.communicate()
@@ -294,7 +283,7 @@ def test_ctrl_c_ends_the_submit_under_way_and_says_how_to_go_on(tiny_set: Datase
 
 
 def test_a_grid_that_does_not_end_well_by_itself_is_told_and_not_disturbed(tiny_set: Dataset, tmp_path: Path) -> None:
-    grid = write_grid(tmp_path, tiny_set, 1)
+    grid = two_trials(tmp_path, tiny_set, 1)
     grid.write_text(grid.read_text().replace("train.seed: [0, 1]", "data.classes: [[across, nobody]]"))
     job = start(grid, tmp_path / "studies")
     printed, errors = job.communicate()
