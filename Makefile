@@ -42,8 +42,8 @@ bench: .venv/ready
 	@$(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra dev
+	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra cpu --extra s3 --extra dev
 	@touch $@
 lock: .venv/ready
-	.venv/bin/uv pip compile pyproject.toml --extra dev --extra cloud --universal --generate-hashes \
+	.venv/bin/uv pip compile pyproject.toml --extra cpu --extra gpu --extra s3 --extra cloud --extra dev --universal --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements.lock

@@ -317,8 +317,10 @@ def weights_identity(weights: str) -> str:
     """
     if weights in ("none", "imagenet"):
         return weights
+    from artclf.cache import local_file
+
     try:
-        path = Path(weights).expanduser()
+        path = local_file(weights)
         found = path.stat()
         return f"sha256:{_file_sha256(path, found.st_size, found.st_mtime_ns)}"
     except OSError as error:

@@ -5,13 +5,13 @@ Imports no TensorFlow, so that planning a grid stays light.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from artclf.cache import cache_folder, fetched_dataset, is_in_bucket
 from artclf.errors import ConfigError
 from artclf.locks import turn
 from artclf.records import Dataset, is_dataset
@@ -26,8 +26,8 @@ def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dat
     """Returns the data set that a name stands for.
 
     Args:
-        uri: a prepared folder; a folder or zip of pictures (prepared into the cache on first use and
-            again when a file of it changes); or ``sample:``.
+        uri: a prepared folder, here or in a bucket (``s3://…``); a folder or zip of pictures (prepared into
+            the cache on first use and again when a file of it changes); or ``sample:``.
         check_stop: is called now and then while pictures are prepared; may raise to stop.
 
     Raises:
@@ -35,6 +35,8 @@ def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dat
     """
     if uri == SAMPLE:
         return _sample(check_stop)
+    if is_in_bucket(uri):
+        return fetched_dataset(uri)
     if uri.startswith(KAGGLE):
         return _prepared(uri, cache_folder() / "datasets" / uri.replace(":", "-").replace("/", "-"), None, check_stop)
     folder = local_path(uri)
@@ -49,23 +51,6 @@ def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dat
         return Dataset.open(folder)  # says what is wrong with it
     name = f"{folder.name or 'data'}-{_listing_digest(folder)}"
     return _prepared(folder, cache_folder() / "datasets" / name, None, check_stop)
-
-
-def cache_folder() -> Path:
-    """Returns the folder for what can be made again: $ARTCLF_CACHE, else below the user's own cache
-    folder, else (no home, or one that cannot be written) below the temporary folder."""
-    chosen = os.environ.get("ARTCLF_CACHE")
-    if chosen:
-        return local_path(chosen)
-    home = Path(os.environ.get("HOME") or "/")
-    caches = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if home.is_dir() and home != Path("/") else None)
-    if caches:
-        folder = Path(caches) / "artclf"
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return folder
-    return Path(tempfile.gettempdir()) / f"artclf-{os.getuid()}"
 
 
 def _sample(check_stop: Callable[[], None]) -> Dataset:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import layers
 
+from artclf.cache import local_file
 from artclf.config import ALPHA_MODELS, OWN_MODELS, HeadLayer, ModelConfig, Trainable, own_defaults
 from artclf.errors import ConfigError
 
@@ -144,7 +144,7 @@ def _backbone(config: ModelConfig, image_size: int) -> keras.Model:
     options = {"alpha": config.alpha} if config.name in ALPHA_MODELS else {}
     weights = None if config.weights == "none" else config.weights
     if weights not in (None, "imagenet"):
-        weights = str(Path(config.weights).expanduser())
+        weights = str(local_file(config.weights))
     try:
         with warnings.catch_warnings():  # of sizes other than ImageNet's, which are meant
             warnings.simplefilter("ignore", UserWarning)

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
@@ -161,15 +161,22 @@ class Dataset:
         index: (N,) INDEX_DTYPE, memory-mapped.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], index: Index) -> None:
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], index: Index, fetch: Callable[[str], None] | None = None
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.index = index
+        self._fetch = fetch
         self.classes = [ClassInfo(c["slug"], c["display"], c.get("about") or {}) for c in manifest["classes"]]
 
     @classmethod
-    def open(cls, folder: Path) -> Dataset:
+    def open(cls, folder: Path, fetch: Callable[[str], None] | None = None) -> Dataset:
         """Opens a prepared data set and checks that its parts belong together.
+
+        Args:
+            folder: where it lies.
+            fetch: brings a shard that is not there yet, by its name; without it all must be there.
 
         Raises:
             ConfigError: if the folder holds no prepared data set, or one of another format.
@@ -188,12 +195,14 @@ class Dataset:
         for shard in manifest["shards"]:
             path = folder / shard["name"]
             size = path.stat().st_size if path.is_file() else None
+            if size is None and fetch is not None:
+                continue
             if size != shard["bytes"]:
                 raise StorageError(
                     f"{path}: expected {shard['bytes']:,} bytes, found "
                     f"{'no file' if size is None else f'{size:,}'}. Run prepare again."
                 )
-        return cls(folder, manifest, index)
+        return cls(folder, manifest, index, fetch)
 
     def summary(self) -> str:
         """Returns how much there is of what: ``7,100 pictures of 50 classes``."""
@@ -217,8 +226,7 @@ class Dataset:
         size = int(row["size"])
         shard = int(row["shard"])
         try:
-            # Opened for each read: a few microseconds, and no limit on how many shards a set may have.
-            descriptor = os.open(self.folder / shard_name(shard), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self._open_shard(shard)
             try:
                 content = os.pread(descriptor, size, int(row["offset"]))
             finally:
@@ -231,6 +239,17 @@ class Dataset:
                 f"(at byte {int(row['offset']):,}). Run prepare again."
             )
         return content
+
+    def _open_shard(self, shard: int) -> int:
+        """Returns a descriptor, opened for each read: a few microseconds, and no limit on how many shards there are."""
+        path = self.folder / shard_name(shard)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if self._fetch is None:
+                raise
+            self._fetch(shard_name(shard))
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def select(self, split: str, labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Returns the record numbers of a split, those of the given labels only if labels are given, in order."""

@@ -56,7 +56,17 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
         return Path(text).absolute()
     if scheme == "file" and rest.startswith("/"):
         return Path(rest).absolute()
-    raise ConfigError(f"{text}: expected a folder of this machine; {scheme}:// is not supported by this version.")
+    raise ConfigError(f"{text}: expected a path of this machine, received {scheme}://.")
+
+
+def check_key(key: str) -> None:
+    """Refuses a key that could lead out of its root or mean two things.
+
+    Raises:
+        ConfigError: if it has empty, ``.`` or ``..`` parts or a zero byte.
+    """
+    if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ConfigError(f"{key!r}: expected a relative key without empty, '.' or '..' parts.")
 
 
 class LocalStorage:
@@ -68,10 +78,8 @@ class LocalStorage:
 
     def path(self, key: str) -> Path:
         """Returns the file behind a key, which can never lie outside the root."""
-        parts = key.split("/")
-        if key.startswith("/") or "\0" in key or any(part in ("", ".", "..") for part in parts):
-            raise ConfigError(f"{key!r}: expected a relative key without empty, '.' or '..' parts.")
-        return self.root.joinpath(*parts)
+        check_key(key)
+        return self.root.joinpath(*key.split("/"))
 
     def read(self, key: str) -> bytes:
         path = self.path(key)
@@ -238,6 +246,7 @@ __all__ = [
     "StorageError",
     "atomic_file",
     "atomic_folder",
+    "check_key",
     "check_writable",
     "free_path",
     "local_path",

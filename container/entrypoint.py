@@ -2,7 +2,8 @@
 
 Starts the trainer on the run directory as a child, passes signals on, ends it at its deadline, and
 makes sure that status.json holds a verdict also when the trainer could not write one (killed, out of
-memory, refused before it began). Signals are caught before anything heavy is imported.
+memory, refused before it began). A run of a bucket is brought here before and goes back as it grows
+(container.remote). Signals are caught before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m container.entrypoint", description="Run one job.")
     parser.add_argument("--run-uri", required=True, help="the run directory, with config.json and job.json in it")
     arguments = parser.parse_args(argv)
+    if arguments.run_uri.startswith("s3://"):
+        return train_in_bucket(arguments.run_uri, trainer)
     from artclf.rundir import RunDir
     from artclf.storage import local_path
 
@@ -83,6 +86,12 @@ class Trainer:
         code = self._wait(self._child, max_hours)
         copier.join()
         return code
+
+    def stop(self, reason: str) -> None:
+        """Lets the trainer save and end."""
+        self.stopped_by = reason
+        if self._child is not None:
+            self._child.terminate()
 
     def _wait(self, child: subprocess.Popen[bytes], max_hours: float | None) -> int:
         try:
@@ -144,6 +153,56 @@ def _status(run: RunDir) -> RunStatus | None:
         return None  # unreadable: the trainer, or the verdict, writes it anew
 
 
+def train_in_bucket(run_uri: str, trainer: Trainer) -> int:
+    """Trains a run of a bucket, and leaves a reason of failure where SageMaker shows it, if it started us."""
+    from container.sagemaker import SageMakerFolders
+
+    folders = SageMakerFolders.here()
+    try:
+        code, reason = _train_in_bucket(run_uri, trainer)
+    except ArtclfError as error:
+        folders.report_failure(str(error))
+        raise
+    if code != 0:
+        folders.report_failure(reason)
+    return code
+
+
+def _train_in_bucket(run_uri: str, trainer: Trainer) -> tuple[int, str]:
+    """Trains a run of a bucket; returns the exit code and the run's own word on why, if it has one."""
+    import logging
+    import tempfile
+    from pathlib import Path
+
+    from artclf.s3 import S3Storage
+    from container.remote import RemoteRun
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="artclf-") as scratch:
+        remote = RemoteRun(
+            S3Storage(run_uri),
+            Path(scratch) / "run",
+            _holder(),
+            lost=lambda: trainer.stop("another machine that took the run over"),
+        )
+        run = remote.begin()
+        try:
+            code = run_job(run, trainer)
+        finally:
+            remote.end()
+        status = _status(run)
+        return code, status.reason if status else f"the trainer ended with exit code {code}"
+
+
+def _holder() -> str:
+    """Returns what names this job: SageMaker's name for it, which it keeps over interruptions, or one of our own."""
+    import os
+    import secrets
+    import socket
+
+    return os.environ.get("TRAINING_JOB_NAME") or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def train_in_sagemaker(folders: SageMakerFolders, trainer: Trainer) -> int:
     """Trains what SageMaker's folders describe, and leaves the model or the reason of failure there."""
     try:
@@ -153,8 +212,7 @@ def train_in_sagemaker(folders: SageMakerFolders, trainer: Trainer) -> int:
             folders.deliver()
             return 0
     except ArtclfError as error:
-        if folders.config.parent.is_dir():
-            folders.report_failure(str(error))
+        folders.report_failure(str(error))
         raise
     status = _status(run)
     folders.report_failure(status.reason if status else f"the trainer ended with exit code {code}")

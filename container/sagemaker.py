@@ -68,7 +68,9 @@ class SageMakerFolders:
         shutil.copytree(self.run.evaluation, self.model / self.run.evaluation.name, dirs_exist_ok=True)
 
     def report_failure(self, reason: str) -> None:
-        """Writes the file whose text the platform shows as the reason of failure."""
+        """Writes the file whose text the platform shows as the reason of failure, where there is a platform."""
+        if not self.config.parent.is_dir():
+            return
         make_folder(self.failure.parent)
         self.failure.write_text(" ".join(reason.split())[:FAILURE_CHARACTERS], encoding="utf-8")
 

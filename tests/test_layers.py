@@ -12,6 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 LIGHT = {
+    "cache",
     "classes",
     "config",
     "datasets",
@@ -22,6 +23,7 @@ LIGHT = {
     "locks",
     "records",
     "rundir",
+    "s3",
     "storage",
     "strict_yaml",
     "tables",

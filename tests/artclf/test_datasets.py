@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from artclf.datasets import SAMPLE, cache_folder, open_dataset
+from artclf.cache import cache_folder
+from artclf.datasets import SAMPLE, open_dataset
 from artclf.errors import ConfigError, Interrupted
 from artclf.interrupt import StopRequest
 from artclf.records import Dataset

@@ -1,0 +1,199 @@
+"""What can be made or fetched again: where it lies on this machine, and how it gets there from a bucket.
+
+A data set of a bucket is used while its later shards still arrive: whoever needs a shard first fetches it,
+every process of this machine finds it afterwards, and each is checked by the hash in the manifest before it
+takes its name. What was not used for longest makes room when the cache is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artclf.errors import ArtclfError, ConfigError, StorageError
+from artclf.locks import turn
+from artclf.records import INDEX, MANIFEST, PICTURES, Dataset
+from artclf.storage import local_path, make_folder
+
+if TYPE_CHECKING:
+    from artclf.s3 import S3Storage
+
+LIMIT_GB = "ARTCLF_CACHE_GB"
+"""The environment variable that says how much data sets of buckets may take here, in 10^9 bytes."""
+_DEFAULT_LIMIT_GB = 100.0
+_IN_USE = ".in-use"
+
+
+def is_in_bucket(uri: str) -> bool:
+    """Says whether a name means something in a bucket."""
+    return uri.startswith("s3://")
+
+
+def cache_folder() -> Path:
+    """Returns the folder for what can be made again: $ARTCLF_CACHE, else below the user's own cache
+    folder, else (no home, or one that cannot be written) below the temporary folder."""
+    chosen = os.environ.get("ARTCLF_CACHE")
+    if chosen:
+        return local_path(chosen)
+    home = Path(os.environ.get("HOME") or "/")
+    caches = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if home.is_dir() and home != Path("/") else None)
+    if caches:
+        folder = Path(caches) / "artclf"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    return Path(tempfile.gettempdir()) / f"artclf-{os.getuid()}"
+
+
+def local_file(name: str) -> Path:
+    """Returns a file of this machine that a path or s3:// URI means; one of a bucket is fetched once.
+
+    Raises:
+        ConfigError: if there is no such object.
+        StorageError: if it cannot be had.
+    """
+    if not is_in_bucket(name):
+        return Path(name).expanduser()
+    from artclf.s3 import S3Storage
+
+    place, _, key = name.rpartition("/")
+    storage = S3Storage(place)
+    version = next((entry.version for entry in storage.entries() if entry.key == key), None)
+    if version is None:
+        raise ConfigError(f"{name}: there is no such object.")
+    named = hashlib.sha256(f"{name} {version}".encode()).hexdigest()[:16]
+    path = cache_folder() / "files" / named / key
+    with turn(path.parent / ".lock"):
+        if not path.exists():
+            storage.download(key, path)
+    return path
+
+
+def fetched_dataset(uri: str) -> Dataset:
+    """Returns a prepared data set of a bucket, ready to be read; its shards arrive while it is.
+
+    Raises:
+        ConfigError: if there is no prepared data set under the URI.
+        StorageError: if the bucket refuses, or what is there is not what its manifest says.
+    """
+    from artclf.s3 import S3Storage
+
+    storage = S3Storage(uri)
+    try:
+        manifest = storage.read(MANIFEST)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{uri}: no prepared data set here (no {MANIFEST}). Make one with: python -m artclf.prepare SOURCE --out "
+            f"FOLDER; submit puts it into the bucket."
+        ) from None
+    folder = cache_folder() / "buckets" / hashlib.sha256(manifest).hexdigest()[:16]
+    with turn(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / MANIFEST).exists():
+            _make_room(folder, _size_bytes(manifest, uri))
+            for name in (INDEX, PICTURES):
+                storage.download(name, folder / name)
+            storage.download(MANIFEST, folder / MANIFEST, hashlib.sha256(manifest).hexdigest())
+        _note_use(folder)
+    fetcher = _Fetcher(storage, folder)
+    dataset = Dataset.open(folder, fetcher.fetch)
+    fetcher.expected = {shard["name"]: shard for shard in dataset.manifest["shards"]}
+    threading.Thread(target=fetcher.fetch_all, name="fetcher", daemon=True).start()
+    return dataset
+
+
+class _Fetcher:
+    """Gets shards of one data set, each by one process at a time."""
+
+    def __init__(self, storage: S3Storage, folder: Path) -> None:
+        self._storage, self._folder = storage, folder
+        self.expected: dict[str, dict[str, Any]] = {}
+
+    def fetch(self, name: str) -> None:
+        """Gets a shard if it is not here yet. Raises StorageError if it cannot be had as the manifest says."""
+        path = self._folder / name
+        with turn(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                return
+            try:
+                self._storage.download(name, path, self.expected[name]["sha256"])
+            except FileNotFoundError as error:
+                raise StorageError(f"{error}: a part of the data set is missing. Put it there again.") from error
+
+    def fetch_all(self) -> None:
+        """Gets all shards, one after the other, while others are read."""
+        for name in self.expected:
+            with contextlib.suppress(ArtclfError):  # whoever needs it tries again, and tells
+                self.fetch(name)
+
+
+def _size_bytes(manifest: bytes, uri: str) -> int:
+    try:
+        return sum(int(shard["bytes"]) for shard in json.loads(manifest)["shards"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{uri}/{MANIFEST}: not the manifest of a prepared data set ({error!r}).") from error
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Removes what was not used for longest until a data set fits; what a process uses stays.
+
+    Raises:
+        StorageError: if it does not fit all the same.
+    """
+    try:
+        limit = float(os.environ.get(LIMIT_GB) or _DEFAULT_LIMIT_GB) * 1e9
+    except ValueError:
+        raise ConfigError(f"{LIMIT_GB}: expected a number of 10^9 bytes, received {os.environ[LIMIT_GB]!r}.") from None
+    make_folder(folder)
+    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in others}
+    for path in sorted(others, key=_used_at):
+        if sum(sizes.values()) + needed <= limit and shutil.disk_usage(folder).free >= needed:
+            break
+        if _remove_unused(path):
+            del sizes[path]
+    free = min(limit - sum(sizes.values()), shutil.disk_usage(folder).free)
+    if needed > free:
+        raise StorageError(
+            f"{folder.parent}: the data set takes {needed:,} bytes, {max(0, int(free)):,} are free there. "
+            f"Free some, raise {LIMIT_GB}, or set ARTCLF_CACHE to a larger disk."
+        )
+
+
+def _used_at(folder: Path) -> float:
+    with contextlib.suppress(OSError):
+        return (folder / _IN_USE).stat().st_mtime
+    return 0.0
+
+
+_held: list[int] = []
+"""Descriptors of the data sets that this process uses; they are free again when it ends."""
+
+
+def _note_use(folder: Path) -> None:
+    descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.utime(folder / _IN_USE)
+    _held.append(descriptor)
+
+
+def _remove_unused(folder: Path) -> bool:
+    """Removes a data set that no process uses, and says whether it did."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / MANIFEST).unlink(missing_ok=True)  # first: without it nobody takes the rest for a data set
+            shutil.rmtree(folder)
+            return True
+        finally:
+            os.close(descriptor)
+    return False

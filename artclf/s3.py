@@ -1,0 +1,701 @@
+"""Objects below an s3:// prefix, as artclf.storage.Storage; boto3 is imported when one is opened.
+
+Facts this stands on (Amazon S3 API reference and User Guide): a put replaces an object in one step and is seen
+by every read and listing after it; ``If-None-Match: *`` lets one of any number of writers through (412 for the
+others, 409 for "try again"); ``If-Match`` is a compare-and-swap; nothing is atomic over two objects.
+
+Every object is written with the SHA-256 of its content and a token of its writer as user metadata, so a reader
+can check any object on any server, and a writer whose answer was lost can tell its own object from another's.
+What fails in passing is tried again until a budget of time is used up, not a count of tries.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from artclf.errors import ArtclfError, ConfigError, StorageError, printable
+from artclf.storage import atomic_file, check_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+RECORD_BYTES = 16 * 2**20
+"""The largest object that ``read`` takes into memory; larger files are downloaded."""
+PART_BYTES = 64 * 2**20
+MOST_PARTS = 10_000  # of one multipart upload (S3 User Guide, "multipart upload limits")
+MOST_MISMATCHES = 4
+"""So often content that is not as it was written is asked for again: after that it is no passing fault."""
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")  # S3 User Guide, "General purpose bucket naming rules"
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_PASSING = [
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+    "IncompleteBody",
+    "InvalidDigest",
+]
+"""Refusals that pass: the server is busy, another writer was quicker, the body was damaged on its way."""
+_CREDENTIALS = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "InvalidAccessKeyId",
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing: its key below the prefix, its size, and a word that changes with its content."""
+
+    key: str
+    size_bytes: int
+    version: str
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """A multipart upload that nobody finished: invisible in listings, and billed."""
+
+    key: str
+    upload_id: str
+    begun: str
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Returns the bucket and prefix of an s3:// URI, the prefix without slashes around it.
+
+    Raises:
+        ConfigError: if it is no such URI, or holds empty, ``.`` or ``..`` parts.
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    prefix = prefix.removesuffix("/")
+    if scheme != "s3" or not _BUCKET.fullmatch(bucket):
+        raise ConfigError(f"{uri}: expected s3://BUCKET/PREFIX, with a bucket of small letters, digits, '-' and '.'.")
+    if prefix:
+        try:
+            check_key(prefix)
+        except ConfigError as error:
+            raise ConfigError(f"{uri}: expected a prefix without empty, '.' or '..' parts.") from error
+    return bucket, prefix
+
+
+class S3Storage:
+    """A prefix of a bucket. Safe to share between threads.
+
+    Args:
+        uri: ``s3://bucket/prefix``.
+        account: the account that must own the bucket; every call says so, and another's bucket is refused.
+        budget_s: for how long one call keeps trying from its first failure on, or from its last progress.
+        sleep, clock: tests pass their own.
+        part_bytes: longer files are sent in parts of that size.
+
+    Raises:
+        ConfigError: if the URI is wrong or this machine has no credentials for AWS.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        account: str | None = None,
+        budget_s: float = 600.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self.bucket, self.prefix = split_uri(uri)
+        self.uri = f"s3://{self.bucket}/{self.prefix}".removesuffix("/")
+        self.account, self.budget_s, self.part_bytes = account, budget_s, part_bytes
+        self._sleep, self._clock = sleep, clock
+        self._connection = _Connection()
+
+    def below(self, key: str) -> S3Storage:
+        """Returns the storage of a prefix below this one, over the same connection."""
+        storage = S3Storage.__new__(S3Storage)
+        storage.__dict__.update(self.__dict__)
+        storage.prefix = self._key(key)
+        storage.uri = f"s3://{storage.bucket}/{storage.prefix}"
+        return storage
+
+    # -- small objects, whole --------------------------------------------------------------------
+
+    def read(self, key: str) -> bytes:
+        """Returns the content of an object of at most RECORD_BYTES, checked.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            StorageError: if it cannot be read, is larger, or is not as it was written.
+        """
+        return self.read_versioned(key)[0]
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Returns the content, as ``read`` does, and its version for ``replace``."""
+        patience = self._patience("read", key)
+        while True:
+            try:
+                answer = self._client.get_object(**self._at(key))
+                if answer["ContentLength"] > RECORD_BYTES:
+                    answer["Body"].close()
+                    raise StorageError(
+                        f"{self._shown(key)}: expected a record of at most {RECORD_BYTES:,} bytes, "
+                        f"found {answer['ContentLength']:,}."
+                    )
+                content = answer["Body"].read()
+                problem = _mismatch(answer, len(content), hashlib.sha256(content), hashlib.md5(content))
+                if problem is None:
+                    self._connection.is_proven = True
+                    return content, answer["ETag"]
+                patience.mismatched(problem)
+            except ArtclfError:
+                raise
+            except Exception as error:
+                if _status(error) == 404 and _code(error) != "NoSuchBucket":
+                    raise FileNotFoundError(self._shown(key)) from error
+                patience.failed(error)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replaces the content in one step."""
+        self._put(key, content, {})
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Writes the content if the key is free, and says whether it was: true for one of any number of writers."""
+        return self._put(key, content, {"IfNoneMatch": "*"}) is not None
+
+    def replace(self, key: str, content: bytes, version: str) -> str | None:
+        """Writes the content if the object still is of that version; returns the new version, or None if not."""
+        return self._put(key, content, {"IfMatch": version})
+
+    def _put(self, key: str, content: bytes, condition: dict[str, str]) -> str | None:
+        """Puts an object and returns its version; None if the condition did not hold."""
+        writer = secrets.token_hex(12)
+        call = {**self._at(key), "Body": content, "Metadata": _metadata(_sha256(content), writer), **condition}
+        call["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        patience = self._patience("write", key)
+        while True:
+            try:
+                answer = self._client.put_object(**call)
+                problem = _wrong_etag(answer, hashlib.md5(content))
+                if problem is None:
+                    self._connection.is_proven = True
+                    return answer["ETag"]
+                # Damaged on the way, on a server that does not check: what is there now is this damaged content.
+                call["IfMatch"] = answer["ETag"]
+                call.pop("IfNoneMatch", None)
+                patience.mismatched(problem)
+            except ArtclfError:
+                raise
+            except Exception as error:
+                is_refused = _status(error) == 412 or (_status(error) == 404 and "IfMatch" in call)
+                if not is_refused or _code(error) == "NoSuchBucket":
+                    patience.failed(error)
+                    continue
+                if not patience.was_needed:
+                    return None
+                # An answer may have been lost: then the object that is in the way is the one we put there.
+                head = self._head(key)
+                if head is None or head["Metadata"].get("writer") != writer:
+                    if condition or head is None:
+                        return None
+                    call.pop("IfMatch", None)  # an unconditional write, and somebody wrote after our damaged one
+                    continue
+                if _wrong_etag(head, hashlib.md5(content)) is None:
+                    return str(head["ETag"])
+                call["IfMatch"] = head["ETag"]
+                call.pop("IfNoneMatch", None)
+
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error."""
+        self._try("remove", key, lambda: self._client.delete_object(**self._at(key)))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yields the keys below a prefix (a whole folder name or nothing), in order.
+
+        Raises:
+            StorageError: if a page cannot be had: never is a short list taken for a whole one.
+        """
+        return (entry.key for entry in self.entries(prefix))
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Yields what ``list`` does with sizes and versions. Keys that others made may be of any form: check_key."""
+        start = self._key(prefix) if prefix else self.prefix
+        start = f"{start}/" if start else ""
+        place: dict[str, str] = {}
+        while True:
+            page: Any = self._try(
+                "list",
+                prefix,
+                lambda place=place: self._client.list_objects_v2(**self._owner(), Prefix=start, **place),  # type: ignore[misc]
+            )
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self.prefix) + 1 :] if self.prefix else item["Key"]
+                yield Entry(key, item["Size"], item["ETag"])
+            if not page.get("IsTruncated"):
+                return
+            if not page.get("NextContinuationToken"):
+                raise StorageError(f"{self._shown(prefix)}: the server cut the listing short.")
+            place = {"ContinuationToken": page["NextContinuationToken"]}
+
+    # -- files of any size -----------------------------------------------------------------------
+
+    def holds(self, key: str, sha256: str) -> bool:
+        """Says whether an object is there that was written with this content."""
+        head = self._head(key)
+        return head is not None and head["Metadata"].get("sha256") == sha256
+
+    def upload(self, key: str, path: Path) -> None:
+        """Puts a file in one step, whatever its size.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            StorageError: if the bucket refuses.
+        """
+        size = path.stat().st_size
+        if size <= self.part_bytes:
+            self.write(key, path.read_bytes())
+        else:
+            self._upload_parts(key, path, size)
+
+    def _upload_parts(self, key: str, path: Path, size: int) -> None:
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        part_bytes = max(self.part_bytes, -(-size // MOST_PARTS))
+        patience = self._patience("write", key)
+        while True:
+            upload = self._try(
+                "write",
+                key,
+                lambda: self._client.create_multipart_upload(
+                    **self._at(key), Metadata=_metadata(sha256, secrets.token_hex(12)), ChecksumAlgorithm="SHA256"
+                ),
+            )["UploadId"]
+            try:
+                parts = [
+                    self._upload_part(key, upload, number, path, part_bytes)
+                    for number in range(1, -(-size // part_bytes) + 1)
+                ]
+                self._client.complete_multipart_upload(
+                    **self._at(key),
+                    UploadId=upload,
+                    MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
+                )
+                return
+            except (ArtclfError, OSError) as error:
+                self._abort(key, upload)
+                raise error
+            except Exception as error:
+                if self.holds(key, sha256):  # only the answer was lost
+                    return
+                self._abort(key, upload)
+                patience.failed(error)
+
+    def _upload_part(self, key: str, upload: str, number: int, path: Path, part_bytes: int) -> dict[str, Any]:
+        with open(path, "rb") as file:
+            file.seek((number - 1) * part_bytes)
+            content = file.read(part_bytes)
+        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        patience = self._patience("write", key)
+        while True:
+            try:
+                answer = self._client.upload_part(
+                    **self._at(key), UploadId=upload, PartNumber=number, Body=content, ChecksumSHA256=checksum
+                )
+                problem = _wrong_etag(answer, hashlib.md5(content))
+                if problem is None:
+                    return {"ETag": answer["ETag"], "PartNumber": number, "ChecksumSHA256": checksum}
+                patience.mismatched(problem)
+            except ArtclfError:
+                raise
+            except Exception as error:
+                patience.failed(error)
+
+    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """Gets an object into a file, checked before the file takes its name. Goes on where an answer was cut.
+
+        Args:
+            sha256: of the content that is expected, if it is known from elsewhere.
+
+        Raises:
+            FileNotFoundError: if there is no such object.
+            StorageError: if it cannot be had, is not as it was written, or not what was expected.
+        """
+        patience = self._patience("read", key)
+        with atomic_file(path) as temporary:
+            while True:
+                answer = self._fetch(key, temporary, patience)
+                with open(temporary, "rb") as file:
+                    found = hashlib.file_digest(file, "sha256")
+                    file.seek(0)
+                    md5 = hashlib.file_digest(file, "md5")
+                problem = _mismatch(answer, temporary.stat().st_size, found, md5)
+                if problem is None and sha256 is not None and found.hexdigest() != sha256:
+                    problem = f"expected the SHA-256 {sha256[:12]}, found {found.hexdigest()[:12]}"
+                if problem is None:
+                    self._connection.is_proven = True
+                    return
+                patience.mismatched(problem)
+
+    def _fetch(self, key: str, path: Path, patience: _Patience) -> dict[str, Any]:
+        """Writes an object's bytes to a file, over as many connections as it takes, and returns its description."""
+        first: dict[str, Any] = {}
+        with open(path, "wb") as file:
+            while True:
+                place = {"Range": f"bytes={file.tell()}-", "IfMatch": first["ETag"]} if file.tell() else {}
+                try:
+                    answer: Any = self._client.get_object(**self._at(key), **place)
+                    first = first or answer
+                    for chunk in answer["Body"].iter_chunks(2**20):
+                        file.write(chunk)
+                        patience.progressed()
+                    return first
+                except OSError as error:
+                    if not _is_passing(error):
+                        raise
+                    patience.failed(error)
+                except Exception as error:
+                    if _status(error) == 404 and _code(error) != "NoSuchBucket":
+                        raise FileNotFoundError(self._shown(key)) from error
+                    if _status(error) in (412, 416):  # replaced meanwhile: from the start
+                        file.seek(0)
+                        file.truncate()
+                        first = {}
+                    patience.failed(error)
+
+    # -- the server itself -----------------------------------------------------------------------
+
+    def check_conditional_puts(self) -> None:
+        """Proves that the server keeps the promises that records of two writers depend on.
+
+        Raises:
+            ConfigError: if it does not, as some look-alikes of S3.
+        """
+        key = f".artclf-probe-{secrets.token_hex(6)}"
+        try:
+            first = self._put(key, b"1", {"IfNoneMatch": "*"})
+            if first is None:
+                ignored = "does not create objects"
+            elif self.create(key, b"2"):
+                ignored = "ignores If-None-Match"
+            elif self.replace(key, b"3", '"00000000000000000000000000000000"') is not None:
+                ignored = "ignores If-Match"
+            elif self.replace(key, b"4", first) is None:
+                ignored = "refuses a right If-Match"
+            else:
+                return
+        finally:
+            self.delete(key)
+        raise ConfigError(
+            f"{self.uri}: this server {ignored}, so two submitters could start everything twice. "
+            f"Use Amazon S3, or a server that supports conditional puts."
+        )
+
+    def unfinished_uploads(self) -> tuple[UnfinishedUpload, ...]:
+        """Returns the multipart uploads below the prefix that were begun and neither finished nor given up."""
+        found: tuple[UnfinishedUpload, ...] = ()
+        place: dict[str, str] = {}
+        start = f"{self.prefix}/" if self.prefix else ""
+        while True:
+            page: Any = self._try(
+                "list the uploads of",
+                "",
+                lambda place=place: self._client.list_multipart_uploads(**self._owner(), Prefix=start, **place),  # type: ignore[misc]
+            )
+            found += tuple(
+                UnfinishedUpload(upload["Key"][len(start) :], upload["UploadId"], str(upload.get("Initiated", "")))
+                for upload in page.get("Uploads", ())
+            )
+            if not page.get("IsTruncated"):
+                return found
+            place = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def abort(self, upload: UnfinishedUpload) -> None:
+        """Gives up an unfinished upload, so that its parts are no longer kept."""
+        self._abort(upload.key, upload.upload_id)
+
+    def _abort(self, key: str, upload: str) -> None:
+        try:
+            self._client.abort_multipart_upload(**self._at(key), UploadId=upload)
+        except Exception as error:  # the bucket's own rule gives it up in the end
+            if not (_is_passing(error) or _status(error) == 404):
+                raise self._refusal("give up the upload of", key, error) from error
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    @property
+    def _client(self) -> S3Client:
+        return self._connection.client
+
+    def _key(self, key: str) -> str:
+        check_key(key)
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _owner(self) -> dict[str, Any]:
+        return {"Bucket": self.bucket, **({"ExpectedBucketOwner": self.account} if self.account else {})}
+
+    def _at(self, key: str) -> dict[str, Any]:
+        return {**self._owner(), "Key": self._key(key)}
+
+    def _shown(self, key: str) -> str:
+        return printable(f"{self.uri}/{key}" if key else self.uri)
+
+    def _patience(self, action: str, key: str) -> _Patience:
+        return _Patience(self, action, key)
+
+    def _try(self, action: str, key: str, call: Callable[[], T]) -> T:
+        patience = self._patience(action, key)
+        while True:
+            try:
+                answer = call()
+                self._connection.is_proven = True
+                return answer
+            except Exception as error:
+                patience.failed(error)
+
+    def _head(self, key: str) -> Any | None:
+        """Returns the description of an object, or None if there is none."""
+        patience = self._patience("look at", key)
+        while True:
+            try:
+                return self._client.head_object(**self._at(key))
+            except Exception as error:
+                if _status(error) == 404:
+                    return None
+                patience.failed(error)
+
+    def _refusal(self, action: str, key: str, error: Exception) -> ArtclfError:
+        """Returns the error that says what a person can do about a refusal."""
+        where, code, status = self._shown(key), _code(error), _status(error)
+        if code == "NoSuchBucket":
+            return ConfigError(f"{where}: there is no bucket {self.bucket}. Make it, or name another one.")
+        if code == "RequestTimeTooSkewed":
+            return ConfigError(
+                f"{where}: refused since this machine's clock is wrong by more than 15 minutes ({_clocks(error)}). "
+                f"Set the clock."
+            )
+        if status in (301, 307, 400) and (code in ("PermanentRedirect", "301") or "region" in str(error).lower()):
+            region = _header(error, "x-amz-bucket-region")
+            return ConfigError(
+                f"{where}: the bucket is in another region{f', {region}' if region else ''}. "
+                f"Set AWS_REGION to the bucket's region."
+            )
+        if _is_about_credentials(error):
+            return ConfigError(f"{where}: the AWS credentials of this machine are not valid ({_reason(error)}).")
+        if status == 403 or code in ("AccessDenied", "Forbidden"):
+            hint = "" if action == "write" else " (without s3:ListBucket the same is said of an object that is missing)"
+            owner = f" or it does not belong to the account {self.account}" if self.account else ""
+            return StorageError(f"{where}: no right to {action} it{hint}{owner}: {_reason(error)}.")
+        return StorageError(f"{where}: cannot {action}: {_reason(error)}.")
+
+
+class _Connection:
+    """A client that can be made anew when its credentials have run out."""
+
+    def __init__(self) -> None:
+        self.is_proven = False
+        """Whether a call was answered well: from then on missing credentials are taken for a passing fault."""
+        self._session = _session()
+        self.client: S3Client = self._open()
+
+    def renew(self) -> None:
+        """Looks for credentials again, wherever this machine keeps them."""
+        try:
+            self._session = _session()
+        except ConfigError:  # none at the moment: the calls go on failing until there are some
+            return
+        self.client = self._open()
+
+    def _open(self) -> S3Client:
+        from botocore.config import Config
+
+        # Tries are counted here in time, not there; checksums are our own headers, not trailers added by botocore.
+        return self._session.client(  # type: ignore[no-any-return]
+            "s3",
+            config=Config(
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=32,
+                request_checksum_calculation="when_required",
+                tcp_keepalive=True,
+            ),
+        )
+
+
+def _session() -> Any:
+    """Returns a new boto3 session. Raises ConfigError if this machine has no credentials."""
+    import boto3
+    import botocore.exceptions
+
+    try:
+        session = boto3.session.Session()
+        if session.get_credentials() is None:
+            raise ConfigError(
+                "no AWS credentials found. Log in (aws sso login), or set AWS_PROFILE or AWS_ACCESS_KEY_ID."
+            )
+        if not session.region_name:  # S3 finds the bucket's region by itself
+            session = boto3.session.Session(region_name="us-east-1")
+    except botocore.exceptions.BotoCoreError as error:
+        raise ConfigError(f"the AWS settings of this machine cannot be used: {_reason(error)}.") from error
+    return session
+
+
+class _Patience:
+    """How long one call goes on trying: a budget of time, measured from its first failure or last progress."""
+
+    def __init__(self, storage: S3Storage, action: str, key: str) -> None:
+        self._storage, self._action, self._key = storage, action, key
+        self._until: float | None = None
+        self._pause_s = 0.1
+        self._mismatches = 0
+
+    @property
+    def was_needed(self) -> bool:
+        """Whether anything failed so far."""
+        return self._until is not None
+
+    def progressed(self) -> None:
+        """Takes note that bytes came through: the budget begins anew with the next failure."""
+        self._until, self._pause_s = None, 0.1
+
+    def failed(self, error: Exception) -> None:
+        """Waits for the next try. Raises what a person should read if there is none."""
+        if not self._may_pass(error):
+            raise self._storage._refusal(self._action, self._key, error) from error
+        if _is_about_credentials(error):
+            self._storage._connection.renew()
+        self._wait(error)
+
+    def mismatched(self, problem: str) -> None:
+        """Waits for the next try after content that was not as it was written."""
+        self._mismatches += 1
+        error = StorageError(f"{self._storage._shown(self._key)}: not as it was written ({problem}).")
+        if self._mismatches >= MOST_MISMATCHES:
+            raise error
+        self._wait(error)
+
+    def _may_pass(self, error: Exception) -> bool:
+        if _is_about_credentials(error):
+            return self._storage._connection.is_proven
+        if _code(error) == "SignatureDoesNotMatch":  # of a body damaged on the way; or the secret is wrong
+            self._mismatches += 1
+            return self._mismatches < MOST_MISMATCHES
+        return _is_passing(error)
+
+    def _wait(self, error: Exception) -> None:
+        now = self._storage._clock()
+        if self._until is None:
+            self._until = now + self._storage.budget_s
+        if now >= self._until:
+            raise (
+                error if isinstance(error, StorageError) else self._storage._refusal(self._action, self._key, error)
+            ) from error
+        pause = random.uniform(0.5, 1) * self._pause_s  # apart from the others that failed in the same moment
+        self._pause_s = min(self._pause_s * 2, 10.0)
+        self._storage._sleep(min(pause, self._until - now))
+
+
+# -- what answers and errors say -------------------------------------------------------------------
+
+
+def _metadata(sha256: str, writer: str) -> dict[str, str]:
+    return {"sha256": sha256, "writer": writer}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _mismatch(answer: Any, size: int, sha256: Any, md5: Any) -> str | None:
+    """Returns in what a whole content differs from its description, or None."""
+    if size != answer["ContentLength"]:
+        return f"{size:,} bytes instead of {answer['ContentLength']:,}"
+    told = answer["Metadata"].get("sha256")
+    if told is not None:
+        return None if told == sha256.hexdigest() else "another SHA-256"
+    return _wrong_etag(answer, md5)
+
+
+def _wrong_etag(answer: Any, md5: Any) -> str | None:
+    """Returns whether the server got other bytes, where its ETag can tell: it is the MD5 of the content unless the
+    object was sent in parts or is encrypted with a key of KMS or the customer (S3 API reference, "Object")."""
+    tag = answer["ETag"].strip('"').lower()
+    other = answer.get("ServerSideEncryption", "").startswith("aws:") or answer.get("SSECustomerAlgorithm")
+    return "another MD5" if not other and _MD5.fullmatch(tag) and tag != md5.hexdigest() else None
+
+
+def _response(error: Exception) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _code(error: Exception) -> str:
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _status(error: Exception) -> int:
+    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _header(error: Exception, name: str) -> str:
+    return str(_response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(name, ""))
+
+
+def _clocks(error: Exception) -> str:
+    told = _response(error).get("Error", {})
+    server = told.get("ServerTime") or _header(error, "date")
+    return (
+        f"the server has {server or 'another time'}, this machine {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
+    )
+
+
+def _is_about_credentials(error: Exception) -> bool:
+    from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, TokenRetrievalError
+
+    kinds = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError)
+    return isinstance(error, kinds) or _code(error) in _CREDENTIALS
+
+
+def _is_passing(error: Exception) -> bool:
+    """Says whether the same call may well succeed a moment later."""
+    from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, ClientError):
+        return _status(error) >= 500 or _status(error) in (408, 429) or _code(error) in _PASSING
+    kinds = (HTTPClientError, IncompleteReadError, ResponseParserError, FlexibleChecksumError, ConnectionError)
+    return isinstance(error, kinds)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what went wrong in one line without secrets."""
+    told = _response(error).get("Error", {})
+    text = f"{told['Code']}: {told.get('Message', '')}" if told.get("Code") else str(error)
+    return printable(" ".join(text.split())).rstrip(".: ")[:300]
+
+
+__all__ = ["PART_BYTES", "RECORD_BYTES", "Entry", "S3Storage", "UnfinishedUpload", "split_uri"]

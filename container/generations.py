@@ -1,0 +1,110 @@
+"""Committed states of a run in a bucket: the same files as on a disk (artclf.checkpoint), the manifest put last.
+
+    checkpoint/gen-000007/  state.json weights.npz …  manifest.json
+
+A generation is there once its manifest is, which is put only if there is none; the manifest proves every other
+file. ``BAD`` beside it marks one that failed its check: kept, never used.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from artclf.checkpoint import KEPT, MANIFEST, damage
+from artclf.errors import ResumeError, StorageError
+from artclf.s3 import S3Storage
+from artclf.storage import make_folder
+
+_KEY = re.compile(r"(gen-([0-9]{6,}))/([^/]+)")
+_BAD = "BAD"
+
+
+class BucketGenerations:
+    """The generations below one prefix. Only the holder of the run's lease writes them; anyone may read."""
+
+    def __init__(self, storage: S3Storage) -> None:
+        self._storage = storage
+
+    def numbers(self) -> list[int]:
+        """Returns the committed generations that were not found damaged, oldest first."""
+        return sorted(number for number, files in self._files().items() if MANIFEST in files and _BAD not in files)
+
+    def bad_numbers(self) -> list[int]:
+        """Returns the generations that were found damaged, oldest first."""
+        return sorted(number for number, files in self._files().items() if _BAD in files)
+
+    def put(self, number: int, folder: Path) -> None:
+        """Commits a generation whose files lie in a folder, then removes all but the newest two.
+
+        Raises:
+            StorageError: if the bucket refuses, or another writer committed that number.
+        """
+        name = f"gen-{number:06d}"
+        for file in sorted(folder.iterdir()):
+            if file.name != MANIFEST:
+                self._storage.upload(f"{name}/{file.name}", file)
+        manifest = (folder / MANIFEST).read_bytes()
+        key = f"{name}/{MANIFEST}"
+        if not self._storage.create(key, manifest) and self._storage.read(key) != manifest:
+            raise StorageError(f"{self._storage.uri}/{name}: is there already: another writer is at work on this run.")
+        for old in self.numbers()[:-KEPT]:
+            self.remove(old)
+
+    def fetch(self, number: int, folder: Path) -> None:
+        """Downloads a generation's files into a folder; those that are missing are missing there too."""
+        name = f"gen-{number:06d}"
+        make_folder(folder)
+        for file in self._files().get(number, ()):
+            if not file.endswith(_MARKERS):
+                self._storage.download(f"{name}/{file}", folder / file)
+
+    def fetch_newest_sound(self, target: Path) -> tuple[int | None, list[str]]:
+        """Downloads the newest sound generation into ``target``/gen-NNNNNN and returns its number (None if there
+        never was one), and what was found damaged on the way, which is marked and never used again.
+
+        Raises:
+            ResumeError: if there are generations but none is sound.
+        """
+        problems: list[str] = []
+        while numbers := self.numbers():
+            newest = numbers[-1]
+            folder = target / f"gen-{newest:06d}"
+            try:
+                self.fetch(newest, folder)
+                problem = damage(folder, newest)
+            except (FileNotFoundError, StorageError) as error:
+                problem = str(error)
+            if problem is None:
+                return newest, problems
+            shutil.rmtree(folder, ignore_errors=True)
+            problems.append(f"gen-{newest:06d}: {problem}")
+            self._storage.create(f"gen-{newest:06d}/{_BAD}", f"{problem}\n".encode())
+        if bad := self.bad_numbers():
+            told = "; ".join(problems) or f"{len(bad)} were found damaged before"
+            raise ResumeError(f"{self._storage.uri}: no committed state is sound ({told}).")
+        return None, problems
+
+    def remove(self, number: int) -> None:
+        """Removes a generation: its manifest first, so that no reader takes the rest for a whole one."""
+        name = f"gen-{number:06d}"
+        for file in (MANIFEST, *sorted(self._files().get(number, set()) - {MANIFEST})):
+            self._storage.delete(f"{name}/{file}")
+
+    def _files(self) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for number, file in self._keys():
+            found.setdefault(number, set()).add(file)
+        return found
+
+    def _keys(self) -> Iterator[tuple[int, str]]:
+        for key in self._storage.list():
+            match = _KEY.fullmatch(key)
+            if match and match[1] == f"gen-{int(match[2]):06d}":
+                yield int(match[2]), match[3]
+
+
+_MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore")
+"""Left beside files by SageMaker's agent (CONTRACTS §4)."""

@@ -1,0 +1,100 @@
+"""Who works on a run in a bucket: one record, kept alive by its holder, taken over only once it is dead.
+
+Clocks of two machines are never compared: whoever finds the lease held watches it by its own clock, and takes it
+over, by compare-and-swap, if nothing changed for as long as its holder promised to renew it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from artclf.errors import ConfigError, StorageError
+from artclf.s3 import S3Storage
+
+KEY = "lease.json"
+LIFE_S = 60.0
+"""A holder that has not renewed its lease for so long is dead."""
+
+
+class LeaseLost(StorageError):
+    """Another machine has taken the run over."""
+
+
+class Lease:
+    """The right to write to one run.
+
+    Args:
+        storage: the run's prefix.
+        holder: names this machine's job; a lease of the same job is taken over at once, since a service that
+            starts a job again (SageMaker, after an interruption) has ended it before.
+        life_s: for how long it holds without being renewed.
+        sleep: waits; tests pass their own.
+    """
+
+    def __init__(
+        self, storage: S3Storage, holder: str, life_s: float = LIFE_S, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._storage, self._holder, self._life_s, self._sleep = storage, holder, life_s, sleep
+        self._version = ""
+        self._count = 0
+
+    def take(self) -> None:
+        """Takes the lease, after waiting for a dead holder's to run out.
+
+        Raises:
+            ConfigError: if a living holder renews it.
+            StorageError: if the record is damaged.
+        """
+        if self._storage.create(KEY, self._content(self._holder)):
+            self._version = self._storage.read_versioned(KEY)[1]
+            return
+        while True:
+            holder, count, life_s, version = self._read()
+            if holder and holder != self._holder:
+                self._wait_for_death(holder, count, life_s)
+                holder, count, life_s, version = self._read()
+            self._count = count + 1
+            taken = self._storage.replace(KEY, self._content(self._holder), version)
+            if taken is not None:
+                self._version = taken
+                return
+
+    def renew(self) -> None:
+        """Says that the holder lives. Raises LeaseLost if another one holds the lease now."""
+        self._count += 1
+        renewed = self._storage.replace(KEY, self._content(self._holder), self._version)
+        if renewed is None:
+            raise LeaseLost(f"{self._storage.uri}: another machine has taken this run over; nothing more is written.")
+        self._version = renewed
+
+    def release(self) -> None:
+        """Lets the next one take the lease at once; one that was lost is left alone."""
+        self._storage.replace(KEY, self._content(""), self._version)
+
+    def _wait_for_death(self, holder: str, count: int, life_s: float) -> None:
+        waited = 0.0
+        while waited <= life_s:
+            pause = min(5.0, life_s / 4)
+            self._sleep(pause)
+            waited += pause
+            now_holder, now_count, *_ = self._read()
+            if not now_holder:
+                return
+            if (now_holder, now_count) != (holder, count):
+                raise ConfigError(f"{self._storage.uri}: another machine is at work on this run ({now_holder}).")
+
+    def _content(self, holder: str) -> bytes:
+        return json.dumps({"holder": holder, "count": self._count, "seconds": self._life_s}).encode()
+
+    def _read(self) -> tuple[str, int, float, str]:
+        content, version = self._storage.read_versioned(KEY)
+        try:
+            lease = json.loads(content)
+            return str(lease["holder"]), int(lease["count"]), min(float(lease["seconds"]), 600.0), version
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StorageError(
+                f"{self._storage.uri}/{KEY}: damaged, so nobody can say who works on this run. "
+                f"Make sure that no job does, and delete it."
+            ) from error

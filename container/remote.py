@@ -1,0 +1,196 @@
+"""A run whose directory is in a bucket, worked on in a folder of this machine.
+
+Before the trainer starts, what is in the bucket is brought here; while it runs, a thread brings back what it
+leaves: each commit as it appears, its manifest last, then the metrics and the status that tell of it. At the
+end everything, status.json last: who reads ``done`` there finds all the rest. Training never waits for the
+network, and a network that is away delays the uploads only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from artclf.checkpoint import MANIFEST, LocalGenerations
+from artclf.errors import ArtclfError, ConfigError
+from artclf.rundir import RunDir
+from artclf.s3 import S3Storage
+from artclf.storage import make_folder
+from container.generations import BucketGenerations
+from container.lease import LIFE_S, Lease, LeaseLost
+
+log = logging.getLogger("artclf")
+
+LOOK_S = 0.5
+"""So often the thread looks for something new."""
+OFTEN_S, SELDOM_S = 0.0, 15.0
+
+
+class RemoteRun:
+    """One run in a bucket, held by this machine.
+
+    Args:
+        storage: its prefix.
+        folder: an empty folder of this machine to work in.
+        holder: names this machine's job.
+        lost: is called, once, if another machine takes the run over.
+        life_s: of the lease.
+    """
+
+    def __init__(
+        self,
+        storage: S3Storage,
+        folder: Path,
+        holder: str,
+        lost: Callable[[], None] = lambda: None,
+        life_s: float = LIFE_S,
+    ) -> None:
+        self.run = RunDir(folder)
+        self._storage, self._lost, self._life_s = storage, lost, life_s
+        self._lease = Lease(storage, holder, life_s)
+        self._generations = BucketGenerations(storage.below("checkpoint"))
+        self._uploaded: dict[str, tuple[int, int]] = {}
+        self._committed = 0
+        self._is_lost = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="uploader", daemon=True)
+
+    def begin(self) -> RunDir:
+        """Takes the run, brings what is needed to go on with it here, and starts to bring back what it leaves.
+
+        Raises:
+            ConfigError: if there is no run, or another machine is at work on it.
+            ResumeError: if it has committed states, but none is sound.
+            StorageError: if the bucket refuses.
+        """
+        self._storage.check_conditional_puts()
+        try:
+            files = {"config.json": self._storage.read("config.json"), "job.json": self._storage.read("job.json")}
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self._storage.uri}: expected a run with config.json and job.json; submit writes them ({error})."
+            ) from error
+        self._lease.take()
+        make_folder(self.run.path)
+        for name in ("status.json", "metrics.jsonl", "environment.json", "log.txt"):
+            try:
+                files[name] = self._storage.read(name)
+            except FileNotFoundError:
+                continue
+        for name, content in files.items():
+            (self.run.path / name).write_bytes(content)
+            self._uploaded[name] = _fingerprint(self.run.path / name)
+        newest, problems = self._generations.fetch_newest_sound(self.run.checkpoints)
+        for problem in problems:
+            log.warning("a committed state is damaged and marked, an older one is used: %s", problem)
+        for number in self._generations.bad_numbers():  # so that its number is not given again
+            make_folder(self.run.checkpoints / f"bad-gen-{number:06d}")
+        self._committed = newest or 0
+        self._thread.start()
+        return self.run
+
+    def end(self) -> None:
+        """Brings back all that is left, the status last, and lets the run go.
+
+        Raises:
+            StorageError: if the bucket refuses until the budget of its retries is used up.
+        """
+        self._ended.set()
+        self._thread.join()
+        if self._is_lost:
+            raise LeaseLost(f"{self._storage.uri}: another machine has taken this run over; nothing more was written.")
+        self._put_generation()
+        for path in sorted(self.run.path.rglob("*")):
+            key = path.relative_to(self.run.path).as_posix()
+            if path.is_file() and _is_left(key):
+                self._put_file(key, path)
+        self._put_file("metrics.jsonl", self.run.metrics)
+        self._put_file("status.json", self.run.status)
+        self._lease.release()
+
+    def _work(self) -> None:
+        renewed = told = time.monotonic()
+        while not self._ended.wait(LOOK_S):
+            try:
+                if time.monotonic() - renewed >= self._life_s / 3:
+                    self._lease.renew()
+                    renewed = time.monotonic()
+                self._put_what_is_new(is_time := time.monotonic() - told >= SELDOM_S)
+                told = time.monotonic() if is_time else told
+            except LeaseLost as error:
+                log.error("%s", error)
+                self._is_lost = True
+                self._lost()
+                return
+            except ArtclfError as error:  # training goes on; the next look tries again
+                log.warning("not brought to the bucket yet: %s", error)
+            except OSError as error:
+                log.warning("not brought to the bucket yet: %s", error)
+
+    def _put_what_is_new(self, also_seldom: bool) -> None:
+        # Read before the commit is looked for: what they tell of is then committed here at the latest.
+        kept = {name: _content(self.run.path / name) for name in ("metrics.jsonl", "status.json")}
+        self._put_generation()
+        for name, (content, fingerprint) in kept.items():
+            if content and self._uploaded.get(name) != fingerprint:
+                self._storage.write(name, content)
+                self._uploaded[name] = fingerprint
+        self._put_file("environment.json", self.run.environment)
+        if also_seldom:
+            self._put_file("progress.json", self.run.progress)
+            self._put_file("log.txt", self.run.log)
+
+    def _put_generation(self) -> None:
+        """Commits the newest generation to the bucket if it is not there; its files are linked aside before,
+        so that the trainer may remove it meanwhile."""
+        numbers = [number for number in LocalGenerations(self.run.checkpoints).numbers() if number > self._committed]
+        if not numbers:
+            return
+        source = self.run.checkpoints / f"gen-{numbers[-1]:06d}"
+        aside = self.run.path.with_name(f"{self.run.path.name}-upload")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            for file in source.iterdir():
+                os.link(file, aside / file.name)
+        except FileNotFoundError:  # removed in this moment: there is a newer one
+            return
+        if (aside / MANIFEST).exists():
+            self._generations.put(numbers[-1], aside)
+            self._committed = numbers[-1]
+        shutil.rmtree(aside)
+
+    def _put_file(self, key: str, path: Path) -> None:
+        if not path.is_file():
+            return
+        fingerprint = _fingerprint(path)
+        if self._uploaded.get(key) != fingerprint:
+            self._storage.upload(key, path)
+            self._uploaded[key] = fingerprint
+
+
+def _is_left(key: str) -> bool:
+    """Says whether a file is one that a run leaves for others, apart from those that are put in their own order."""
+    parts = key.split("/")
+    return parts[0] not in ("checkpoint", "metrics.jsonl", "status.json", "progress.json") and not any(
+        part.startswith(".") for part in parts
+    )
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
+def _content(path: Path) -> tuple[bytes, tuple[int, int]]:
+    """Returns a file's content, empty if there is no file, with what tells whether it changed since."""
+    try:
+        fingerprint = _fingerprint(path)
+        return path.read_bytes(), fingerprint
+    except FileNotFoundError:
+        return b"", (0, 0)
