@@ -1,10 +1,10 @@
 # One line a target over the two command lines; .venv is made from the lock by itself.
 PYTHON ?= python3
 BACKEND ?= local
-ROOT ?= studies
+ROOT ?=
 PY = .venv/bin/python
 JOBS = $(PY) -m jobs
-WHERE = $(GRID) --backend $(BACKEND) --root $(ROOT) $(ARGS)
+WHERE = $(GRID) --backend $(BACKEND) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
 .PHONY: demo test soak check lint bench plan submit status logs stop report reap drill lock
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ help:
 	@echo "make drill GRID=grids/x.yaml [ARGS=--faults 8]   rehearse interruptions here"
 
 demo: .venv/ready
-	$(JOBS) submit grids/demo.yaml --root $(ROOT) $(ARGS)
+	$(JOBS) submit grids/demo.yaml $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
 plan submit status stop report reap logs drill: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))

@@ -152,11 +152,16 @@ class RunDir:
             raise storage_error("set aside", self.checkpoints, error) from error
         return aside
 
+    def left_when_done(self) -> list[Path]:
+        """Returns all that a finished run leaves for others."""
+        left = [self.model, self.model_json, self.environment, self.metrics]
+        return left + [
+            path(split) for path in (self.evaluation_json, self.predictions_csv) for split in ("val", "test")
+        ]
+
     def is_complete(self) -> bool:
         """Says whether all that a finished run leaves is there."""
-        left = [self.model, self.model_json, self.environment, self.metrics]
-        left += [path(split) for path in (self.evaluation_json, self.predictions_csv) for split in ("val", "test")]
-        return all(path.is_file() for path in left)
+        return all(path.is_file() for path in self.left_when_done())
 
     def write_status(self, status: RunStatus) -> None:
         """Replaces the status in one step."""

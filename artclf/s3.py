@@ -518,13 +518,13 @@ class _Connection:
     def __init__(self) -> None:
         self.is_proven = False
         """Whether a call was answered well: from then on missing credentials are taken for a passing fault."""
-        self._session = _session()
+        self._session = aws_session()
         self.client: S3Client = self._open()
 
     def renew(self) -> None:
         """Looks for credentials again, wherever this machine keeps them."""
         try:
-            self._session = _session()
+            self._session = aws_session()
         except ConfigError:  # none at the moment: the calls go on failing until there are some
             return
         self.client = self._open()
@@ -546,8 +546,12 @@ class _Connection:
         )
 
 
-def _session() -> Any:
-    """Returns a new boto3 session. Raises ConfigError if this machine has no credentials."""
+def aws_session() -> Any:
+    """Returns a new boto3 session with whatever credentials this machine has now.
+
+    Raises:
+        ConfigError: if it has none, or its settings cannot be used.
+    """
     import boto3
     import botocore.exceptions
 
@@ -698,4 +702,4 @@ def _reason(error: Exception) -> str:
     return printable(" ".join(text.split())).rstrip(".: ")[:300]
 
 
-__all__ = ["PART_BYTES", "RECORD_BYTES", "Entry", "S3Storage", "UnfinishedUpload", "split_uri"]
+__all__ = ["PART_BYTES", "RECORD_BYTES", "Entry", "S3Storage", "UnfinishedUpload", "aws_session", "split_uri"]

@@ -50,14 +50,12 @@ class Opened:
 def open_all(arguments: argparse.Namespace, check_stop: Callable[[], None] = lambda: None) -> Opened:
     """Reads the grid, opens (or first prepares) its data set, and looks how every trial stands."""
     from artclf.datasets import open_dataset
-    from jobs.backends import open_backend
     from jobs.grid import expand, load_grid
-    from jobs.study import Study
     from jobs.submit import outcomes
 
-    backend = open_backend(arguments.backend)
     grid = load_grid(Path(arguments.grid))
-    study = Study(_root(arguments), grid.study)
+    backend, study = _open_place(arguments, grid.study)
+    study.refresh()
     dataset = open_dataset(grid.dataset, check_stop)
     expansion = expand(grid, dataset.digest)
     return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))
@@ -98,25 +96,39 @@ def open_submitted(arguments: argparse.Namespace) -> Submitted:
     Raises:
         ConfigError: if nothing was submitted yet.
     """
-    from jobs.backends import open_backend
     from jobs.grid import load_grid
-    from jobs.study import Study
 
-    backend = open_backend(arguments.backend)
-    study = Study(_root(arguments), load_grid(Path(arguments.grid)).study)
+    backend, study = _open_place(arguments, load_grid(Path(arguments.grid)).study)
+    study.refresh()
     content = study.read()
     if content is None:
-        raise ConfigError(f"{_shown(study.path)}: nothing was submitted yet. Start with: {_again(arguments)}")
+        raise ConfigError(f"{_shown(study)}: nothing was submitted yet. Start with: {_again(arguments)}")
     return Submitted(study, backend, content)
 
 
-def _root(arguments: argparse.Namespace) -> Path:
-    from artclf.storage import local_path
+def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Study]:
+    """Returns the backend and the study's place, which must fit each other: jobs elsewhere reach only a bucket.
 
-    root = local_path(arguments.root)
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"--root {arguments.root}: expected a folder for studies, received a file.")
-    return root
+    Raises:
+        ConfigError: if one of them cannot be used.
+    """
+    from artclf.cache import is_in_bucket
+    from jobs.backends import open_backend
+    from jobs.settings import load_cloud_settings
+    from jobs.study import open_study
+
+    backend = open_backend(arguments.backend)
+    if not backend.is_remote:
+        return backend, open_study(arguments.root or DEFAULT_ROOT, name)
+    settings = load_cloud_settings()
+    root = arguments.root or settings.studies
+    if not is_in_bucket(root):
+        raise ConfigError(
+            f"--root {root}: the backend {backend.name} needs s3://BUCKET/PREFIX, where its jobs can write."
+        )
+    study = open_study(root, name, settings.account)
+    backend.check()
+    return backend, study
 
 
 # -- the commands --------------------------------------------------------------------------------
@@ -138,9 +150,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
 def submit_command(arguments: argparse.Namespace) -> int:
     """Runs what is missing and writes the report; a repeat starts nothing that is done."""
     from artclf.interrupt import StopRequest
-    from artclf.storage import check_writable
     from jobs.display import watcher
-    from jobs.report import write_report
     from jobs.submit import Submission, outcomes
 
     if arguments.dry_run:
@@ -148,25 +158,27 @@ def submit_command(arguments: argparse.Namespace) -> int:
     stop = StopRequest.on_signals("trials that run go on by themselves: submit again, or end them with jobs stop.")
     opened = open_all(arguments, stop.check)
     study, grid = opened.study, opened.grid
-    check_writable(study.path)
+    study.check()
     with study.submitting():
         opened = replace(opened, outcomes=outcomes(study, opened.trials, opened.backend))  # nobody else submits now
         _check_classes(opened)
-        data = str(opened.dataset.folder.absolute())
-        study.record(grid, data, opened.dataset.digest, opened.expansion)
         steps = _steps(opened)
         _print_plan(opened, steps)
         work = [step for step in steps if step.action != "skip"]
+        if opened.backend.is_remote and any(step.launches for step in work):
+            _ask(f"Start {sum(step.launches for step in work)} jobs on {opened.backend.name}?", yes=arguments.yes)
+        data = study.share_dataset(opened.dataset, grid.dataset, _say_at_once)
+        study.record(grid, data, opened.dataset.digest, opened.expansion)
         if work:
             parallel = arguments.max_parallel or grid.resources.max_parallel
-            with watcher(study, len(work)) as shown:
+            with watcher(study, len(work), is_remote=opened.backend.is_remote) as shown:
                 submission = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown)
                 ended = submission.run(steps, parallel, stop)
             opened = replace(opened, outcomes={**opened.outcomes, **ended})
         else:
             print(f"Nothing to start: all {len(steps)} trials have ended.")
         if work or not _report_is_current(study):
-            write_report(study.path, opened.dataset)
+            _write_report(study, opened.dataset)
     return _submit_verdict(opened, stop.requested)
 
 
@@ -221,6 +233,8 @@ def stop_command(arguments: argparse.Namespace) -> int:
     chosen = [submitted.find(name) for name in arguments.trials] or list(jobs)
     running = [trial_id for trial_id in chosen if submitted.is_running(trial_id)]
     submitter = study.submitter()
+    if not arguments.trials:
+        study.ask_to_stop()
     if submitter is not None and not arguments.trials:
         with contextlib.suppress(ProcessLookupError):  # it hands the stop on to its trials
             os.kill(submitter, signal.SIGTERM)
@@ -233,7 +247,8 @@ def stop_command(arguments: argparse.Namespace) -> int:
     trials = "1 running trial" if len(running) == 1 else f"{len(running)} running trials"
     print(f"Asked {trials} to save and end; waiting for them.", flush=True)
     while any(submitted.is_running(trial_id) for trial_id in running):
-        time.sleep(0.2)
+        time.sleep(submitted.backend.poll_s)
+    study.refresh()
     for trial_id in running:
         status = _readable(study.run(trial_id).read_status)
         print(f"{trial_id}: {status.state if status else 'not begun'}, {status.epoch if status else 0} epochs saved")
@@ -243,14 +258,32 @@ def stop_command(arguments: argparse.Namespace) -> int:
 
 def report_command(arguments: argparse.Namespace) -> int:
     """Gathers what is there and writes results.csv, report.md, report.html and best/."""
-    from artclf.records import Dataset, is_dataset
-    from jobs.report import write_report
-
     submitted = open_submitted(arguments)
-    folder = Path(submitted.content["dataset"])
-    write_report(submitted.study.path, Dataset.open(folder) if is_dataset(folder) else None)
-    print(f"Report: {_shown(submitted.study.path / 'report.html')}")
+    _write_report(submitted.study, _dataset_of(submitted))
+    print(f"Report: {_shown_path(submitted.study.path / 'report.html')}")
     return 0
+
+
+def _write_report(study: Study, dataset: Dataset | None) -> None:
+    """Writes the report on this machine, and puts it to where the study is kept."""
+    from jobs.report import WRITTEN, write_report
+
+    write_report(study.path, dataset, study.fetch_model)
+    study.publish(WRITTEN)
+
+
+def _dataset_of(submitted: Submitted) -> Dataset | None:
+    """Returns the data set of a study if it is still where it was; the report names pictures without it too."""
+    from artclf.cache import is_in_bucket
+    from artclf.datasets import open_dataset
+    from artclf.records import Dataset, is_dataset
+
+    uri = submitted.content["dataset"]
+    if is_in_bucket(uri):
+        with contextlib.suppress(ConfigError, StorageError):
+            return open_dataset(uri)
+        return None
+    return Dataset.open(Path(uri)) if is_dataset(Path(uri)) else None
 
 
 def reap_command(arguments: argparse.Namespace) -> int:
@@ -265,7 +298,7 @@ def reap_command(arguments: argparse.Namespace) -> int:
         if not found:
             print("Nothing was left behind.")
             return 0
-        print(table(["what", "size", "where"], [[i.what, f"{i.size_mb:.1f} MB", _shown(i.path)] for i in found]))
+        print(table(["what", "size", "where"], [[i.what, f"{i.size_mb:.1f} MB", _shown_path(i.path)] for i in found]))
         if not arguments.yes:
             print("Nothing was removed. Remove all of it with --yes.")
             return 0
@@ -278,16 +311,23 @@ def reap_command(arguments: argparse.Namespace) -> int:
 def drill_command(arguments: argparse.Namespace) -> int:
     """Runs the grid undisturbed and disturbed, and says whether both left the same."""
     from artclf.interrupt import StopRequest
+    from artclf.storage import local_path
     from jobs.drill import drill
 
     seed = arguments.seed or 1 + secrets.randbelow(99_999)
     stop = StopRequest.on_signals()
     try:
         verdict = drill(
-            Path(arguments.grid), _root(arguments), arguments.backend, arguments.faults, seed, stop, _say_at_once
+            Path(arguments.grid),
+            local_path(arguments.root or DEFAULT_ROOT),
+            arguments.backend,
+            arguments.faults,
+            seed,
+            stop,
+            _say_at_once,
         )
     except Interrupted as interrupted:
-        root = f" --root {arguments.root}" if arguments.root != DEFAULT_ROOT else ""
+        root = f" --root {arguments.root}" if arguments.root else ""
         again = f"python -m jobs drill {arguments.grid}{root} --faults {arguments.faults} --seed {seed}"
         raise Interrupted(f"{interrupted} What was run undisturbed is kept; go on with:\n{again}") from None
     print(verdict.text)
@@ -325,9 +365,10 @@ def _submit_verdict(opened: Opened, stopped: bool) -> int:
     """Says how the grid stands after a submit, and returns the exit code that says so too."""
     states = Counter(result.state for result in opened.outcomes.values())
     left = len(opened.trials) - states["done"] - states["diverged"]
-    print(f"Report: {_shown(opened.study.path / 'report.html')}")
+    print(f"Report: {_shown_path(opened.study.path / 'report.html')}")
     if stopped and left:
-        raise Interrupted("stopped; what ran is saved. Run the same submit again and it goes on.")
+        what = "running jobs go on" if opened.backend.is_remote else "what ran is saved"
+        raise Interrupted(f"stopped; {what}. Run the same submit again and it goes on.")
     if states["diverged"]:
         print(f"{states['diverged']} of {len(opened.trials)} trials diverged; the same settings would diverge again.")
     if left:
@@ -441,7 +482,12 @@ def _readable(read: Callable[[], T]) -> T | None:
         return None
 
 
-def _shown(path: Path) -> str:
+def _shown(study: Study) -> str:
+    """Returns where a study is kept, as short as it can be said from here."""
+    return study.uri if "://" in study.uri else _shown_path(study.path)
+
+
+def _shown_path(path: Path) -> str:
     """Returns a path as short as it can be said from here."""
     relative = os.path.relpath(path)
     return relative if not relative.startswith("..") else str(path)
@@ -452,13 +498,25 @@ def _say_at_once(text: str) -> None:
 
 
 def _again(arguments: argparse.Namespace) -> str:
-    root = f" --root {arguments.root}" if arguments.root != DEFAULT_ROOT else ""
-    return f"python -m jobs submit {arguments.grid}{root}"
+    backend = f" --backend {arguments.backend}" if arguments.backend != DEFAULT_BACKEND else ""
+    root = f" --root {arguments.root}" if arguments.root else ""
+    return f"python -m jobs submit {arguments.grid}{backend}{root}"
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    """Asks before money is spent. Raises ConfigError if the answer is no, or nobody is there to give one."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody is there to answer; say --yes to start without being asked.")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ConfigError("nothing was started.")
 
 
 # -- arguments -----------------------------------------------------------------------------------
 
 DEFAULT_ROOT = "studies"
+DEFAULT_BACKEND = "local"
 COMMANDS = {
     "plan": (plan_command, "show what a submit would do with each trial; starts nothing"),
     "submit": (submit_command, "run every trial that is not done, then write the report"),
@@ -484,8 +542,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("grid", metavar="GRID.yaml")
-        command.add_argument("--backend", default="local", metavar="B", help="where jobs run (default: local)")
-        command.add_argument("--root", default=DEFAULT_ROOT, metavar="DIR", help="where studies lie (default: studies)")
+        command.add_argument("--backend", default=DEFAULT_BACKEND, metavar="B", help="where jobs run (default: local)")
+        command.add_argument(
+            "--root",
+            metavar="R",
+            help="where studies lie, a folder or s3:// (default: studies, or cloud.yaml's bucket)",
+        )
         _add_own_arguments(name, command)
     return parser
 

@@ -9,7 +9,7 @@ it to load anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,19 @@ from jobs.page import Page, build_page
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(study_dir: Path, dataset: Dataset | None = None) -> Path:
+WRITTEN = ("results.csv", "report.md", "report.html", "best")
+"""What a report leaves in a study's folder."""
+
+
+def write_report(
+    study_dir: Path, dataset: Dataset | None = None, fetch_model: Callable[[str], None] = lambda trial_id: None
+) -> Path:
     """Writes results.csv, best/, report.md and report.html of a study, and returns the last one's path.
 
     Args:
         study_dir: the study's folder; every state of its trials will do, none need be finished.
         dataset: the data set it was trained on, for thumbnails and counts; without it there are names only.
+        fetch_model: brings a trial's model to its run directory, where the study is kept elsewhere.
 
     Raises:
         ConfigError: if there is no study in the folder.
@@ -40,7 +47,7 @@ def write_report(study_dir: Path, dataset: Dataset | None = None) -> Path:
     write_results(study_dir, results)
     best = winner(results, study.objective)
     if best is not None:
-        findings = [*findings, *_export(study_dir, best)]
+        findings = [*findings, *_export(study_dir, best, fetch_model)]
     fitting = dataset if dataset is not None and dataset.digest == study.data_digest else None
     page = build_page(study, results, findings, fitting, f"{study_dir.parent.name}/{study_dir.name}/best")
     _write(study_dir / "report.md", render_markdown(page))
@@ -48,8 +55,9 @@ def write_report(study_dir: Path, dataset: Dataset | None = None) -> Path:
     return study_dir / "report.html"
 
 
-def _export(study_dir: Path, best: RunResult) -> list[Finding]:
+def _export(study_dir: Path, best: RunResult, fetch_model: Callable[[str], None]) -> list[Finding]:
     try:
+        fetch_model(best.trial_id)
         export_best(study_dir, best)
     except StorageError as error:
         return [Finding("error", "The winner could not be copied to best/", str(error), (best.trial_id,))]

@@ -22,9 +22,14 @@ class QuotaError(BackendError, CapacityError):
     exit_code = CapacityError.exit_code
 
 
+class JobNameTaken(BackendError):
+    """A job of that name was started before, for the same run, and has ended."""
+
+
 class JobState(Enum):
     """Whether a machine is still at work on a job. It does not say how the run went."""
 
+    ABSENT = "absent"
     PENDING = "pending"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -45,7 +50,7 @@ class JobSpec:
     Attributes:
         name: study, trial and attempt; unique.
         run_uri: the run directory, the job's only argument.
-        instance, spot, max_hours, tags: what kind of machine, where a backend has a choice.
+        instance, spot, max_hours, max_wait_hours, tags: what kind of machine, where a backend has a choice.
     """
 
     name: str
@@ -55,6 +60,7 @@ class JobSpec:
     instance: str
     spot: bool
     max_hours: float
+    max_wait_hours: float | None
     tags: dict[str, str]
 
 
@@ -88,23 +94,42 @@ class JobHandle:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job's state, and the backend's own word for it."""
+    """A job's state, and the backend's own word for it; ``may_pass``: it failed for want of a machine only."""
 
     handle: JobHandle
     state: JobState
     word: str = ""
+    may_pass: bool = False
 
 
 class Backend(Protocol):
-    """A place where jobs run. Nothing else may differ between backends."""
+    """A place where jobs run. Nothing else may differ between backends.
+
+    Attributes:
+        is_remote: jobs go on without the submitter, and their runs lie in a bucket.
+        poll_s: how long to wait between two looks at their states.
+    """
 
     name: str
+    is_remote: bool
+
+    @property
+    def poll_s(self) -> float: ...
+
+    def check(self) -> None:
+        """Proves that the backend can be used, before anything is done. Raises ConfigError."""
 
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns what ``submit`` would send, without sending it."""
 
     def submit(self, spec: JobSpec) -> JobHandle:
-        """Starts the job. Raises QuotaError or BackendError."""
+        """Starts the job; one that was started before under that name is found, never started twice.
+
+        Raises:
+            QuotaError: if it can be started later.
+            JobNameTaken: if it was started before, and has ended.
+            BackendError: if it cannot be started.
+        """
 
     def status(self, handles: Sequence[JobHandle]) -> list[JobStatus]:
         """Returns the states of many jobs, in their order."""
@@ -138,8 +163,8 @@ def outcome(job: JobState | None, run: RunStatus | None) -> Outcome:
     if job is not None and job.alive:
         return Outcome("running", epoch=epoch)
     if run is None:
-        if job in (None, JobState.STOPPED):
-            return Outcome("missing", "its job was stopped before the run began" if job else "")
+        if job in (None, JobState.STOPPED, JobState.ABSENT):
+            return Outcome("missing", "its job was stopped before the run began" if job is JobState.STOPPED else "")
         return Outcome("failed", "its job ended before the run began")
     if run.state == "running":
         after = f"after epoch {epoch}" if epoch else "in its first epoch"

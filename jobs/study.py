@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from artclf.cache import is_in_bucket
 from artclf.errors import ConfigError, StorageError
 from artclf.locks import exclusive, holder
+from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
-from artclf.storage import LocalStorage, Storage
+from artclf.storage import LocalStorage, Storage, check_writable, local_path
 from jobs.grid import Expansion, Grid, Trial
 from jobs.spec import JobHandle
 
@@ -34,9 +36,42 @@ class Study:
         self.storage: Storage = LocalStorage(self.path)
         self._lock = self.path / ".submit.lock"
 
+    @property
+    def uri(self) -> str:
+        """Where the study is kept."""
+        return str(self.path)
+
     def run(self, trial_id: str) -> RunDir:
-        """Returns a trial's run directory."""
+        """Returns a trial's run directory on this machine."""
         return RunDir(self.path / "runs" / trial_id)
+
+    def run_uri(self, trial_id: str) -> str:
+        """Returns where a trial's run is kept: the one argument of its job."""
+        return f"{self.uri}/runs/{trial_id}"
+
+    def check(self) -> None:
+        """Proves that the study can be written where it is kept. Raises ConfigError or StorageError."""
+        check_writable(self.path)
+
+    def refresh(self) -> None:
+        """Looks again at what is kept elsewhere; here everything lies where it is kept."""
+
+    def is_complete(self, trial_id: str) -> bool:
+        """Says whether all that a finished run leaves is there."""
+        return self.run(trial_id).is_complete()
+
+    def fetch_model(self, trial_id: str) -> None:
+        """Brings a finished run's model to its directory on this machine, where it lies elsewhere."""
+
+    def publish(self, names: Iterable[str]) -> None:
+        """Puts files or folders that were made here, such as the report, to where the study is kept."""
+
+    def stops_asked(self) -> str:
+        """Returns a word that changes whenever somebody asks, through the study, that nothing more is launched."""
+        return ""
+
+    def ask_to_stop(self) -> None:
+        """Asks every submitter at work on the study, on any machine, to launch nothing more."""
 
     def read(self) -> dict[str, Any] | None:
         """Returns study.json, or None if nothing was submitted yet. Raises StorageError if it is damaged."""
@@ -79,14 +114,16 @@ class Study:
         if content != before:
             self.storage.write("study.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> RunDir:
-        """Writes what a run needs to begin, if it is not there yet, and returns its directory."""
-        run = self.run(trial.trial_id)
-        run.begin(trial.config, Path(dataset_path), data_digest, max_hours=max_hours)
-        return run
+    def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> None:
+        """Writes what a run needs to begin, if it is not there yet."""
+        self.run(trial.trial_id).begin(trial.config, Path(dataset_path), data_digest, max_hours=max_hours)
+
+    def share_dataset(self, dataset: Dataset, uri: str, say: Callable[[str], None]) -> str:
+        """Makes sure that jobs can read a data set, and returns where they find it."""
+        return str(dataset.folder.absolute())
 
     def record_job(self, handle: JobHandle) -> None:
-        """Keeps the record of a job that was submitted."""
+        """Keeps the record of a job that was, or is about to be, submitted."""
         self.storage.write(f"jobs/{handle.name}.json", handle.to_json())
 
     def last_jobs(self) -> dict[str, JobHandle]:
@@ -94,10 +131,11 @@ class Study:
         last: dict[str, JobHandle] = {}
         if not (self.path / "jobs").is_dir():
             return last
-        for key in self.storage.list("jobs"):
+        here = LocalStorage(self.path)
+        for key in here.list("jobs"):
             if key.endswith(".json"):
                 try:
-                    handle = JobHandle.from_json(self.storage.read(key), str(self.path / key))
+                    handle = JobHandle.from_json(here.read(key), str(self.path / key))
                 except ConfigError:
                     continue  # what became of the trial is told by its run directory all the same
                 known = last.get(handle.trial_id)
@@ -119,3 +157,22 @@ class Study:
     def submitter(self) -> int | None:
         """Returns the process id of the submitter at work here, or None."""
         return holder(self._lock)
+
+
+def open_study(root: str, name: str, account: str | None = None) -> Study:
+    """Returns the study of that name below a folder or an s3:// prefix.
+
+    Args:
+        account: that must own the bucket, if it is one.
+
+    Raises:
+        ConfigError: if the root is a file, or names no bucket that can be used.
+    """
+    if is_in_bucket(root):
+        from jobs.bucket_study import BucketStudy
+
+        return BucketStudy(root, name, account)
+    folder = local_path(root)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--root {root}: expected a folder for studies, received a file.")
+    return Study(folder, name)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from artclf.errors import StorageError
 from artclf.interrupt import StopRequest
-from artclf.rundir import RunDir
 from jobs.grid import Grid, Trial
 from jobs.plan import Step
-from jobs.spec import Backend, JobHandle, JobSpec, JobState, Outcome, outcome
+from jobs.spec import Backend, JobHandle, JobNameTaken, JobSpec, JobState, Outcome, QuotaError, outcome
 from jobs.study import Study
 
-POLL_S = 0.5
+HOLD_S, LONGEST_HOLD_S = 10.0, 120.0
+"""After a full quota or missing capacity: how long until the next job is offered, doubled each time in a row."""
 
 
 class Watcher(Protocol):
@@ -30,6 +31,9 @@ class Watcher(Protocol):
     def tick(self, running: Sequence[Trial]) -> None:
         """A moment passed; progress can be read from the runs."""
 
+    def holding(self, why: str, hold_s: float) -> None:
+        """Nothing can be started now; the next try comes after so many seconds."""
+
     def stopping(self, running: Sequence[Trial]) -> None:
         """A stop was asked for; the running trials save and end."""
 
@@ -39,17 +43,17 @@ def outcomes(study: Study, trials: Sequence[Trial], backend: Backend) -> dict[st
     jobs = study.last_jobs()
     handles = [jobs[trial.trial_id] for trial in trials if trial.trial_id in jobs]
     states = {status.handle.trial_id: status.state for status in backend.status(handles)}
-    return {t.trial_id: run_outcome(study.run(t.trial_id), states.get(t.trial_id)) for t in trials}
+    return {t.trial_id: run_outcome(study, t.trial_id, states.get(t.trial_id)) for t in trials}
 
 
-def run_outcome(run: RunDir, job: JobState | None) -> Outcome:
+def run_outcome(study: Study, trial_id: str, job: JobState | None) -> Outcome:
     """Returns how a trial stands; a status that cannot be read, or a finished run that lacks files, has failed."""
     try:
-        status = run.read_status()
+        status = study.run(trial_id).read_status()
     except StorageError as error:
         return Outcome("running") if job is not None and job.alive else Outcome("failed", str(error))
     result = outcome(job, status)
-    if result.state == "done" and not run.is_complete():
+    if result.state == "done" and not study.is_complete(trial_id):
         return Outcome("failed", "files of the finished run are missing", result.epoch)
     return result
 
@@ -61,10 +65,11 @@ def job_spec(study: Study, grid: Grid, trial: Trial, attempt: int) -> JobSpec:
         name=f"{grid.study}-{trial.trial_id}-a{attempt}",
         trial_id=trial.trial_id,
         attempt=attempt,
-        run_uri=str(study.run(trial.trial_id).path),
+        run_uri=study.run_uri(trial.trial_id),
         instance=resources.instance,
         spot=resources.spot,
         max_hours=resources.max_hours,
+        max_wait_hours=resources.max_wait_hours,
         tags={"artclf:study": grid.study, "artclf:trial": trial.trial_id, **resources.tags},
     )
 
@@ -94,58 +99,100 @@ class Submission:
         self._study, self._grid, self._backend = study, grid, backend
         self._dataset_path, self._data_digest = dataset_path, data_digest
         self._watcher, self._sleep = watcher, sleep
-        self._attempts = {trial_id: handle.attempt for trial_id, handle in study.last_jobs().items()}
+        self._last = study.last_jobs()
         self._alive: dict[str, tuple[Trial, JobHandle]] = {}
+        self._waiting: deque[Step] = deque()
+        self._ended: dict[str, Outcome] = {}
+        self._held_s = self._hold_s = 0.0
 
     def run(self, steps: Sequence[Step], max_parallel: int, stop: StopRequest) -> dict[str, Outcome]:
         """Carries out the steps and returns how each trial that had a job ended.
 
-        A requested stop launches nothing more, asks the running jobs to save, and waits for them.
+        A requested stop launches nothing more. On this machine it also asks the running jobs to save, and waits
+        for them; jobs elsewhere are left to go on.
         """
-        waiting = deque(step for step in steps if step.launches)
+        self._waiting = deque(step for step in steps if step.launches)
+        asked_before = self._study.stops_asked()
         for step in steps:
             if step.action == "wait":
-                self._adopt(step)
-        ended: dict[str, Outcome] = {}
+                self._adopt(step.trial, step, self._last[step.trial.trial_id])
         asked_to_stop = False
-        while self._alive or (waiting and not stop.requested):
-            while waiting and len(self._alive) < max_parallel and not stop.requested:
-                self._launch(waiting.popleft())
+        while self._alive or (self._waiting and not stop.requested):
+            while self._waiting and self._held_s <= 0 and len(self._alive) < max_parallel and not stop.requested:
+                self._launch(self._waiting.popleft())
             if stop.requested and not asked_to_stop:
                 asked_to_stop = True
                 self._watcher.stopping([trial for trial, _ in self._alive.values()])
+                if self._backend.is_remote:
+                    break
                 for _, handle in self._alive.values():
                     self._backend.stop(handle)
-            self._sleep(POLL_S)
-            self._collect(ended)
+            self._sleep(self._backend.poll_s)
+            self._held_s -= self._backend.poll_s
+            self._study.refresh()
+            if self._study.stops_asked() != asked_before:
+                stop.reason = stop.reason or "jobs stop"
+            self._collect()
             self._watcher.tick([trial for trial, _ in self._alive.values()])
-        return ended
+        return self._ended
 
     def _launch(self, step: Step) -> None:
         trial = step.trial
-        limit = self._grid.resources.max_hours
-        self._study.begin_run(trial, self._dataset_path, self._data_digest, limit)
-        attempt = self._attempts.get(trial.trial_id, 0) + 1
-        spec = job_spec(self._study, self._grid, trial, attempt)
+        self._study.begin_run(trial, self._dataset_path, self._data_digest, self._grid.resources.max_hours)
+        spec = job_spec(self._study, self._grid, trial, self._next_attempt(trial))
         # Recorded before it is started too: a submitter that is killed in between leaves no job that nobody knows.
-        self._study.record_job(JobHandle(self._backend.name, spec.name, "", trial.trial_id, attempt, spec.run_uri))
-        handle = self._backend.submit(spec)
+        intended = JobHandle(self._backend.name, spec.name, "", trial.trial_id, spec.attempt, spec.run_uri)
+        self._study.record_job(intended)
+        try:
+            handle = self._backend.submit(spec)
+        except QuotaError as error:
+            self._hold(step, str(error))
+            return
+        except JobNameTaken:  # another submitter started it, and it has ended meanwhile; or its run was deleted
+            self._last[trial.trial_id] = replace(intended, remote_id="ended")
+            self._study.refresh()
+            result = run_outcome(self._study, trial.trial_id, JobState.STOPPED)
+            if result.state in ("done", "diverged"):
+                self._ended[trial.trial_id] = result
+                self._watcher.ended(trial, result)
+            else:
+                self._waiting.appendleft(step)
+            return
+        self._hold_s = 0.0
         self._study.record_job(handle)
-        self._attempts[trial.trial_id] = attempt
+        self._adopt(trial, step, handle)
+
+    def _next_attempt(self, trial: Trial) -> int:
+        """Returns the number of the next attempt. One that was recorded and perhaps never started is made again
+        where a name is given once: there it is found if it was."""
+        last = self._last.get(trial.trial_id)
+        if last is None:
+            return 1
+        return last.attempt if self._backend.is_remote and not last.remote_id else last.attempt + 1
+
+    def _adopt(self, trial: Trial, step: Step, handle: JobHandle) -> None:
+        self._last[trial.trial_id] = handle
         self._alive[trial.trial_id] = (trial, handle)
         self._watcher.started(trial, step)
 
-    def _adopt(self, step: Step) -> None:
-        handle = self._study.last_jobs()[step.trial.trial_id]
-        self._alive[step.trial.trial_id] = (step.trial, handle)
-        self._watcher.started(step.trial, step)
+    def _hold(self, step: Step, why: str) -> None:
+        """Lets a step wait until there may be a machine for it."""
+        self._waiting.appendleft(step)
+        self._hold_s = min(max(HOLD_S, self._hold_s * 2), LONGEST_HOLD_S)
+        self._held_s = self._hold_s
+        self._watcher.holding(why, self._hold_s)
 
-    def _collect(self, ended: dict[str, Outcome]) -> None:
+    def _collect(self) -> None:
         handles = [handle for _, handle in self._alive.values()]
         for status in self._backend.status(handles):
             if status.state.alive:
                 continue
             trial, _ = self._alive.pop(status.handle.trial_id)
-            result = run_outcome(self._study.run(trial.trial_id), status.state)
-            ended[trial.trial_id] = result
+            result = run_outcome(self._study, trial.trial_id, status.state)
+            if status.may_pass and result.state not in ("done", "diverged"):
+                self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
+                continue
+            if result.reason and status.word and result.state == "failed":
+                result = replace(result, reason=f"{result.reason} ({status.word})")
+            self._ended[trial.trial_id] = result
             self._watcher.ended(trial, result)

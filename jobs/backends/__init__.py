@@ -5,7 +5,7 @@ from __future__ import annotations
 from artclf.errors import ConfigError, nearest
 from jobs.spec import Backend
 
-NAMES = ("local",)
+NAMES = ("local", "sagemaker")
 
 
 def open_backend(name: str) -> Backend:
@@ -18,6 +18,11 @@ def open_backend(name: str) -> Backend:
         from jobs.backends.local import LocalBackend
 
         return LocalBackend()
+    if name == "sagemaker":
+        from jobs.backends.sagemaker import SageMakerBackend
+        from jobs.settings import load_cloud_settings
+
+        return SageMakerBackend(load_cloud_settings())
     raise ConfigError(
         f"--backend {name}: no such backend in this version. Expected one of: {', '.join(NAMES)}.{nearest(name, NAMES)}"
     )

@@ -27,9 +27,14 @@ class LocalBackend:
     """This machine."""
 
     name = "local"
+    is_remote = False
+    poll_s = 0.5
 
     def __init__(self) -> None:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def check(self) -> None:
+        """This machine can always be used."""
 
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns the command line and what is added to the environment."""

@@ -29,6 +29,8 @@ class FakeBackend:
     """Machines that take a few moments for each job and then leave the verdict they are told to."""
 
     name = "fake"
+    is_remote = False
+    poll_s = 0.5
 
     def __init__(self, moments: int = 3, verdicts: dict[str, str] | None = None) -> None:
         self.moments = moments
@@ -36,6 +38,9 @@ class FakeBackend:
         self.left: dict[str, int] = {}
         self.handles: dict[str, JobHandle] = {}
         self.most_at_once = 0
+
+    def check(self) -> None:
+        pass
 
     def request(self, spec: JobSpec) -> dict[str, Any]:
         return {"name": spec.name}

@@ -1,0 +1,209 @@
+"""A study that is kept in a bucket, seen through a copy on this machine that every look brings up to date.
+
+Nothing but the bucket holds its state: the copy (``studies/s3/BUCKET/…``) may be deleted at any time, and any
+laptop can look, go on, stop or report. What two submitters could race for is written by conditional puts.
+
+    s3://BUCKET/PREFIX/<study>/          study.json jobs/ runs/ results.csv report.html …, as on a disk; stop.json
+    s3://BUCKET/PREFIX/.shared/datasets/<digest>/    prepared data sets, by content
+    s3://BUCKET/PREFIX/.shared/weights/<sha256>/     files of weights, by content
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from artclf.cache import is_in_bucket, local_file
+from artclf.config import weights_identity
+from artclf.errors import ArtclfError, ConfigError, StorageError
+from artclf.records import MANIFEST, Dataset
+from artclf.rundir import RunDir, read_json, write_json
+from artclf.s3 import S3Storage
+from artclf.storage import LocalStorage, check_key
+from jobs.grid import Trial
+from jobs.spec import JobHandle
+from jobs.study import Study
+
+COPIES = Path("studies/s3")
+"""Where copies of studies in buckets lie, below the folder that commands run from."""
+AT_ONCE = 16
+_STOP = "stop.json"
+_NOT_COPIED = ("checkpoint", "tensorboard", "model.keras", "lease.json")
+"""Of a run: too large for a look, or no business of anybody who looks."""
+
+
+class BucketStudy(Study):
+    """One study below an s3:// prefix."""
+
+    def __init__(self, root: str, name: str, account: str | None = None) -> None:
+        storage = S3Storage(root, account=account)
+        super().__init__(COPIES / storage.bucket / storage.prefix, name)
+        self._shared = storage.below(".shared")
+        self._bucket = storage.below(name)
+        self.storage = self._bucket
+        self._copy = Copy(self._bucket, self.path)
+
+    @property
+    def uri(self) -> str:
+        return self._bucket.uri
+
+    def check(self) -> None:
+        """Proves that the bucket is there and keeps its promises. Raises ConfigError or StorageError."""
+        self._bucket.check_conditional_puts()
+
+    def refresh(self) -> None:
+        self._copy.refresh()
+
+    @property
+    def problems(self) -> list[str]:
+        """What of the study could not be read at the last look; the rest was."""
+        return self._copy.problems
+
+    def is_complete(self, trial_id: str) -> bool:
+        run = RunDir(Path("runs") / trial_id)
+        return all(path.as_posix() in self._copy.versions for path in run.left_when_done())
+
+    def fetch_model(self, trial_id: str) -> None:
+        self._copy.fetch(f"runs/{trial_id}/{self.run(trial_id).model.name}")
+
+    def publish(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self.path / name
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in files:
+                if file.is_file():
+                    self._bucket.upload(file.relative_to(self.path).as_posix(), file)
+
+    def stops_asked(self) -> str:
+        content = read_json(self.path / _STOP)
+        return str(content.get("token", "")) if isinstance(content, dict) else ""
+
+    def ask_to_stop(self) -> None:
+        self._bucket.write(_STOP, json.dumps({"token": secrets.token_hex(8)}).encode())
+
+    def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> None:
+        settings = trial.config.model_copy(
+            update={
+                "model": trial.config.model.model_copy(
+                    update={"weights": self._shared_weights(trial.config.model.weights)}
+                )
+            }
+        )
+        job = {"dataset": dataset_path, "data_digest": data_digest, "max_hours": max_hours}
+        self._bucket.create(f"runs/{trial.trial_id}/config.json", settings.to_json().encode())
+        self._bucket.create(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
+
+    def share_dataset(self, dataset: Dataset, uri: str, say: Callable[[str], None]) -> str:
+        if is_in_bucket(uri):
+            return uri
+        place = self._shared.below(f"datasets/{dataset.digest[:16]}")
+        there = set(place.list())
+        if MANIFEST in there:
+            return place.uri
+        manifest = dataset.manifest
+        files = {shard["name"]: shard["sha256"] for shard in manifest["shards"]}
+        files |= {name: about["sha256"] for name, about in manifest.get("files", {}).items()}
+        missing = [name for name, sha256 in files.items() if name not in there or not place.holds(name, sha256)]
+        say(f"putting the data set into the bucket: {len(missing)} of {len(files)} files, {place.uri}")
+        with ThreadPoolExecutor(AT_ONCE // 2) as pool:
+            list(pool.map(lambda name: place.upload(name, dataset.folder / name), missing))
+        place.create(MANIFEST, (dataset.folder / MANIFEST).read_bytes())
+        return place.uri
+
+    def _shared_weights(self, weights: str) -> str:
+        if weights in ("none", "imagenet") or is_in_bucket(weights):
+            return weights
+        sha256 = weights_identity(weights).partition(":")[2]
+        key = f"weights/{sha256[:16]}/{Path(weights).name}"
+        if not self._shared.holds(key, sha256):
+            self._shared.upload(key, local_file(weights))
+        return f"{self._shared.uri}/{key}"
+
+    def record_job(self, handle: JobHandle) -> None:
+        super().record_job(handle)
+        LocalStorage(self.path).write(f"jobs/{handle.name}.json", handle.to_json())
+
+    @contextmanager
+    def submitting(self) -> Iterator[None]:
+        """Any number may submit at once: names of jobs are given once, and the service starts each name once."""
+        yield
+
+    def submitter(self) -> int | None:
+        return None
+
+
+class Copy:
+    """What of a study in a bucket lies on this machine.
+
+    Attributes:
+        versions: of every object at the last look, copied or not, by key.
+        problems: what could not be copied, in words.
+    """
+
+    def __init__(self, storage: S3Storage, folder: Path) -> None:
+        self._storage, self._folder = storage, folder
+        self._index = folder / ".copied.json"
+        self.versions: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def refresh(self) -> None:
+        """Copies what is new or changed in the bucket and removes what is no longer there."""
+        self.versions = {entry.key: entry.version for entry in self._storage.entries() if _is_plain(entry.key)}
+        wanted = {key: version for key, version in self.versions.items() if _is_copied(key)}
+        copied = self._copied()
+        news = [
+            key for key, version in wanted.items() if copied.get(key) != version or not (self._folder / key).exists()
+        ]
+        self.problems = []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            failed = {key for key, problem in zip(news, pool.map(self._try, news), strict=True) if problem}
+        for key in copied.keys() - wanted.keys():
+            (self._folder / key).unlink(missing_ok=True)
+        now = {key: version for key, version in wanted.items() if key not in failed}
+        if now != copied:
+            write_json(self._index, now)
+
+    def fetch(self, key: str) -> None:
+        """Copies one object that ``refresh`` passes over. Raises StorageError if it cannot be had."""
+        try:
+            self._storage.download(key, self._folder / key)
+        except FileNotFoundError as error:
+            raise StorageError(f"{error}: expected it there, found nothing. Submit again to run it anew.") from error
+
+    def _try(self, key: str) -> str:
+        try:
+            self._storage.download(key, self._folder / key)
+        except FileNotFoundError:
+            return "gone"  # since the listing
+        except (ConfigError, StorageError) as error:
+            self.problems.append(str(error))
+            return str(error)
+        return ""
+
+    def _copied(self) -> dict[str, Any]:
+        try:
+            content = read_json(self._index)
+        except ArtclfError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def _is_plain(key: str) -> bool:
+    """Says whether a key is of the form that artclf writes: others never become a path of this machine."""
+    try:
+        check_key(key)
+    except ConfigError:
+        return False
+    return not any(part.startswith(".") for part in key.split("/")) and len(key) < 512 and key.isprintable()
+
+
+def _is_copied(key: str) -> bool:
+    parts = key.split("/")
+    if parts[0] == "runs":
+        return len(parts) >= 3 and parts[2] not in _NOT_COPIED
+    return key in ("study.json", _STOP) or (parts[0] == "jobs" and key.endswith(".json"))
