@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import random
 import re
 import secrets
@@ -34,6 +35,8 @@ RECORD_BYTES = 16 * 2**20
 """The largest object that ``read`` takes into memory; larger files are downloaded."""
 PART_BYTES = 64 * 2**20
 MOST_PARTS = 10_000  # of one multipart upload (S3 User Guide, "multipart upload limits")
+FIRST_BUDGET_S = 20.0
+"""For so long a server that never answered is tried: it may well be the wrong one, and somebody waits."""
 MOST_MISMATCHES = 4
 """So often content that is not as it was written is asked for again: after that it is no passing fault."""
 
@@ -613,7 +616,8 @@ class _Patience:
     def _wait(self, error: Exception) -> None:
         now = self._storage._clock()
         if self._until is None:
-            self._until = now + self._storage.budget_s
+            proven = self._storage._connection.is_proven
+            self._until = now + min(self._storage.budget_s, math.inf if proven else FIRST_BUDGET_S)
         if now >= self._until:
             raise (
                 error if isinstance(error, StorageError) else self._storage._refusal(self._action, self._key, error)
@@ -687,12 +691,13 @@ def _is_about_credentials(error: Exception) -> bool:
 def _is_passing(error: Exception) -> bool:
     """Says whether the same call may well succeed a moment later."""
     from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NotReached
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         return _status(error) >= 500 or _status(error) in (408, 429) or _code(error) in _PASSING
-    kinds = (HTTPClientError, IncompleteReadError, ResponseParserError, FlexibleChecksumError, ConnectionError)
-    return isinstance(error, kinds)
+    kinds = (NotReached, HTTPClientError, IncompleteReadError, ResponseParserError, FlexibleChecksumError)
+    return isinstance(error, (*kinds, ConnectionError))
 
 
 def _reason(error: Exception) -> str:

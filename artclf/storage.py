@@ -56,7 +56,7 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
         return Path(text).absolute()
     if scheme == "file" and rest.startswith("/"):
         return Path(rest).absolute()
-    raise ConfigError(f"{text}: expected a path of this machine, received {scheme}://.")
+    raise ConfigError(f"{text}: expected a folder of this machine, received {scheme}://.")
 
 
 def check_key(key: str) -> None:

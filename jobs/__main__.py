@@ -119,7 +119,12 @@ def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Stud
 
     backend = open_backend(arguments.backend)
     if not backend.is_remote:
-        return backend, open_study(arguments.root or DEFAULT_ROOT, name)
+        root = arguments.root or DEFAULT_ROOT
+        if is_in_bucket(root):
+            raise ConfigError(
+                f"--root {root}: the backend {backend.name} works in a folder; a bucket needs --backend B."
+            )
+        return backend, open_study(root, name)
     settings = load_cloud_settings()
     root = arguments.root or settings.studies
     if not is_in_bucket(root):

@@ -83,11 +83,11 @@ def test_c01_local_training_needs_no_network_and_no_credentials(tiny_set: Datase
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize("backend", ["sagemaker", "ec2", "batch", "lokal"])
+@pytest.mark.parametrize("backend", ["ec2", "batch", "lokal"])
 def test_c02_a_backend_that_is_not_there_is_refused_before_anything_starts(grid: Path, backend: str) -> None:
     root = grid.parent / "studies"
     refused(run("jobs", "submit", grid, "--backend", backend, "--root", root), 2, "no such backend in this version")
-    refused(run("jobs", "submit", grid, "--root", "s3://bucket/x"), 2, "s3:// is not supported by this version")
+    refused(run("jobs", "submit", grid, "--root", "s3://bucket/x"), 2, "the backend local works in a folder")
     assert not root.exists()
 
 
@@ -229,7 +229,7 @@ def test_c14_reap_removes_nothing_unless_told(tiny_set: Dataset, grid: Path) -> 
         (["artclf.train", "--set", "model.dropout"], "expected key=value"),
         (["artclf.train", "--set", "train.learning_rate=fast"], "expected a number from 0 to 10"),
         (["artclf.train", "--data", "no/such/place"], "no such data set"),
-        (["artclf.train", "--data", "s3://bucket/set"], "s3:// is not supported by this version"),
+        (["artclf.train", "--data", "s3://B/set"], "expected s3://BUCKET/PREFIX"),
         (["artclf.train", "--config", "no/such/file.json"], "expected a readable file of settings"),
         (["artclf.predict", "no/such/model", "x.jpg"], "expected a finished run"),
         (["artclf.evaluate", "no/such/model", "--data", "x"], "expected a finished run"),

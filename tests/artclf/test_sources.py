@@ -161,7 +161,7 @@ def test_two_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
     [
         ("nowhere", "nowhere: no such folder"),
         ("", "empty name"),
-        ("s3://bucket/pictures", "s3:// is not supported"),
+        ("s3://bucket/pictures", "expected a folder of this machine, received s3://"),
         ("file.bin", "received another file"),
     ],
 )
