@@ -1,0 +1,339 @@
+"""Runs that lie in a bucket: brought here, trained, brought back, by the real entry point against a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from artclf.checkpoint import Checkpoints, LocalGenerations
+from artclf.config import TrainConfig
+from artclf.errors import ConfigError, ResumeError, StorageError
+from artclf.records import Dataset
+from artclf.rundir import RunDir
+from artclf.s3 import S3Storage
+from container.generations import BucketGenerations
+from container.lease import Lease, LeaseLost
+from container.remote import RemoteRun
+from tests.conftest import PROJECT, Amount, Measured
+
+SETTINGS = {
+    "model.name": "cnn_small",
+    "model.head": [8],
+    "data.image_size": 24,
+    "data.augment.flip": True,
+    "train.batch_size": 4,
+    "train.epochs": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Returns the address of an S3 server."""
+    import logging
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Storage:
+    """Returns a fresh bucket of it."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+    name = f"bucket-{abs(hash(tmp_path)):x}"
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+    return S3Storage(f"s3://{name}/study")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A run in a bucket and what starts jobs on it."""
+
+    storage: S3Storage
+    cache: Path
+
+    def start(self, job: str = "job-a1") -> subprocess.Popen[str]:
+        environment = {**os.environ, "TRAINING_JOB_NAME": job, "ARTCLF_CACHE": str(self.cache)}
+        command = [sys.executable, "-m", "container.entrypoint", "--run-uri", self.storage.uri]
+        return subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def status(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.storage.read("status.json")))
+        except FileNotFoundError:
+            return {}
+
+    def committed(self) -> list[int]:
+        return BucketGenerations(self.storage.below("checkpoint")).numbers()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        try:
+            text = self.storage.read("metrics.jsonl").decode()
+        except FileNotFoundError:
+            return []
+        clocked = ("seconds", "images_per_second")
+        return [{k: v for k, v in json.loads(line).items() if k not in clocked} for line in text.splitlines()]
+
+    def result(self, folder: Path) -> list[Any]:
+        """Returns the weights and predictions of the finished run."""
+        import zipfile
+
+        self.storage.download("model.keras", folder / "model.keras")
+        with zipfile.ZipFile(folder / "model.keras") as model:
+            weights = model.read("model.weights.h5")
+        self.storage.download("evaluation/predictions_test.csv", folder / "predictions.csv")
+        return [weights, (folder / "predictions.csv").read_bytes(), self.metrics()]
+
+
+@pytest.fixture
+def put_run(bucket: S3Storage, tiny_set: Dataset, own_cache: Path) -> Any:
+    """Returns what makes runs in the bucket, as submit does."""
+
+    def put(name: str, **settings: Any) -> Remote:
+        data = bucket.below("data")
+        for file in sorted(tiny_set.folder.rglob("*")):
+            if file.is_file():
+                data.upload(file.relative_to(tiny_set.folder).as_posix(), file)
+        run = bucket.below(f"runs/{name}")
+        config = TrainConfig.from_settings({**SETTINGS, **settings})
+        run.write("config.json", config.to_json().encode())
+        run.write("job.json", json.dumps({"dataset": data.uri, "data_digest": tiny_set.digest}).encode())
+        return Remote(run, own_cache)
+
+    return put
+
+
+def kill(job: subprocess.Popen[str]) -> None:
+    """Takes the machine away: the entry point and its trainer in one moment."""
+    import psutil
+
+    processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
+    job.communicate()
+
+
+def wait_for_commits(remote: Remote, job: subprocess.Popen[str], beyond: int) -> None:
+    """Waits until a later generation than that is committed in the bucket; the job paces this."""
+    while max(remote.committed(), default=0) <= beyond:
+        assert job.poll() is None, job.communicate()[0]
+
+
+def test_a_run_in_a_bucket_stopped_and_killed_ends_with_the_bits_of_one_that_was_not(
+    put_run: Any, tmp_path: Path, amount: Amount, measured: Measured
+) -> None:
+    whole, broken = put_run("whole"), put_run("broken")
+    output, _ = (job := whole.start()).communicate()
+    assert job.returncode == 0, output
+    deaths = 0
+    for turn in range(amount(3, 20)):
+        job = broken.start()
+        wait_for_commits(broken, job, max(broken.committed(), default=0) + turn % 3)
+        if turn % 2:
+            job.send_signal(signal.SIGTERM)
+            output, _ = job.communicate()
+            assert job.returncode in (0, 75) and "Traceback" not in output, output
+        else:
+            kill(job)
+        deaths += 1
+        assert broken.metrics() == whole.metrics()[: len(broken.metrics())]
+        if broken.status().get("state") == "done":
+            break
+    output, _ = (job := broken.start()).communicate()
+    assert job.returncode == 0, output
+    assert broken.status()["state"] == "done"
+    (tmp_path / "a").mkdir()
+    assert broken.result(tmp_path / "a") == whole.result(tmp_path)
+    measured(f"{deaths} times stopped or killed with a run in a bucket: weights, predictions and metrics equal")
+
+
+def test_what_a_finished_run_leaves_is_all_in_the_bucket_and_its_status_came_last(put_run: Any) -> None:
+    remote = put_run("run", **{"train.epochs": 1})
+    output, _ = (job := remote.start()).communicate()
+    assert job.returncode == 0, output
+    left = {path.as_posix() for path in RunDir(Path()).left_when_done()}
+    assert left <= set(remote.storage.list())
+    assert json.loads(remote.storage.read("lease.json"))["holder"] == ""
+
+
+def test_a_job_of_a_run_that_nobody_submitted_ends_with_exit_code_2(bucket: S3Storage, tmp_path: Path) -> None:
+    remote = Remote(bucket.below("runs/none"), tmp_path)
+    output, _ = (job := remote.start()).communicate()
+    assert job.returncode == 2
+    assert "expected a run with config.json and job.json; submit writes them" in output and "Traceback" not in output
+
+
+def commit(folder: Path, count: int) -> LocalGenerations:
+    store = LocalGenerations(folder)
+    for number in range(count):
+        Checkpoints(store).commit({"epoch": number}, {"weights": {"0": np.arange(50.0) + number}})
+    return store
+
+
+def put_all(generations: BucketGenerations, store: LocalGenerations) -> None:
+    for number in store.numbers():
+        generations.put(number, store.fetch(number))
+
+
+def test_two_generations_are_kept_and_the_newest_sound_one_comes_back(bucket: S3Storage, tmp_path: Path) -> None:
+    generations = BucketGenerations(bucket)
+    for count in (1, 2, 3):
+        put_all_new = commit(tmp_path / str(count), count)
+        generations.put(count, put_all_new.fetch(count))
+    assert generations.numbers() == [2, 3]
+    assert generations.fetch_newest_sound(tmp_path / "back") == (3, [])
+    assert Checkpoints(LocalGenerations(tmp_path / "back")).restore()[0].number == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("gen-000002/weights.npz", None),
+        ("gen-000002/weights.npz", b"short"),
+        ("gen-000002/manifest.json", b""),
+        ("gen-000002/manifest.json", b"{}"),
+        ("gen-000002/manifest.json", b"x" * 50_000_000),
+        ("gen-000002/state.json", b"[]"),
+    ],
+    ids=["S01 missing", "S03 size", "S03 empty", "S03 not ours", "S03 50 MB", "S03 hash"],
+)
+def test_s01_s03_a_damaged_generation_is_marked_and_kept_and_the_older_one_is_used(
+    bucket: S3Storage, tmp_path: Path, key: str, content: bytes | None
+) -> None:
+    generations = BucketGenerations(bucket)
+    put_all(generations, commit(tmp_path / "here", 2))
+    if content is None:
+        bucket.delete(key)
+    else:
+        bucket.write(key, content)
+    number, problems = generations.fetch_newest_sound(tmp_path / "back")
+    assert number == 1 and len(problems) == 1 and "gen-000002" in problems[0]
+    assert generations.numbers() == [1] and "gen-000002/BAD" in set(bucket.list())
+    assert not (tmp_path / "back" / "gen-000002").exists()
+
+
+def test_s02_files_without_a_manifest_are_never_used(bucket: S3Storage, tmp_path: Path) -> None:
+    generations = BucketGenerations(bucket)
+    put_all(generations, commit(tmp_path / "here", 1))
+    bucket.write("gen-000002/weights.npz", b"unfinished")
+    assert generations.fetch_newest_sound(tmp_path / "back")[0] == 1
+
+
+def test_s04_of_two_committed_generations_the_higher_number_is_used(bucket: S3Storage, tmp_path: Path) -> None:
+    generations = BucketGenerations(bucket)
+    store = commit(tmp_path / "here", 2)
+    for number in (2, 1):  # also where the older one came later
+        generations.put(number, store.fetch(number))
+    assert generations.fetch_newest_sound(tmp_path / "back")[0] == 2
+
+
+def test_s16_what_sagemakers_agent_leaves_beside_the_files_is_ignored(bucket: S3Storage, tmp_path: Path) -> None:
+    generations = BucketGenerations(bucket)
+    put_all(generations, commit(tmp_path / "here", 1))
+    for marker in ("uploading", "uploaded", "ignore"):
+        bucket.write(f"gen-000001/weights.npz.sagemaker-{marker}", b"")
+    assert generations.fetch_newest_sound(tmp_path / "back") == (1, [])
+    assert not list((tmp_path / "back").rglob("*.sagemaker-*"))
+
+
+def test_if_no_generation_is_sound_the_run_does_not_begin_again(bucket: S3Storage, tmp_path: Path) -> None:
+    generations = BucketGenerations(bucket)
+    put_all(generations, commit(tmp_path / "here", 2))
+    for number in (1, 2):
+        bucket.write(f"gen-00000{number}/state.json", b"[]")
+    for _ in range(2):  # also the next time, when they are marked already
+        with pytest.raises(ResumeError, match="no committed state is sound"):
+            generations.fetch_newest_sound(tmp_path / "back")
+
+
+def test_a_number_that_another_writer_committed_is_no_success(bucket: S3Storage, tmp_path: Path) -> None:
+    generations = BucketGenerations(bucket)
+    put_all(generations, commit(tmp_path / "here", 1))
+    Checkpoints(LocalGenerations(tmp_path / "other")).commit({"epoch": 9}, {"weights": {"0": np.ones(3)}})
+    with pytest.raises(StorageError, match="another writer"):
+        generations.put(1, tmp_path / "other" / "gen-000001")
+
+
+class Waiting:
+    """A sleep that takes no time and lets something happen meanwhile."""
+
+    def __init__(self, meanwhile: Any = lambda: None) -> None:
+        self.seconds = 0.0
+        self._meanwhile = meanwhile
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._meanwhile()
+
+
+def test_s21_the_lease_of_a_dead_holder_is_taken_over_once_it_ran_out(bucket: S3Storage) -> None:
+    Lease(bucket, "dead", life_s=60).take()
+    sleep = Waiting()
+    Lease(bucket, "next", sleep=sleep).take()
+    assert sleep.seconds >= 60
+    assert json.loads(bucket.read("lease.json"))["holder"] == "next"
+
+
+def test_s21_a_living_holder_is_not_disturbed(bucket: S3Storage) -> None:
+    living = Lease(bucket, "living")
+    living.take()
+    with pytest.raises(ConfigError, match="another machine is at work on this run"):
+        Lease(bucket, "next", sleep=Waiting(living.renew)).take()
+    living.renew()
+
+
+def test_the_same_job_and_a_released_lease_are_taken_without_waiting(bucket: S3Storage) -> None:
+    first = Lease(bucket, "job-a1")
+    first.take()
+    sleep = Waiting()
+    again = Lease(bucket, "job-a1", sleep=sleep)
+    again.take()
+    with pytest.raises(LeaseLost):
+        first.renew()
+    again.release()
+    Lease(bucket, "job-a2", sleep=sleep).take()
+    assert sleep.seconds == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"[" * 100_000])
+def test_s21_a_damaged_lease_stops_with_a_word(bucket: S3Storage, damage: bytes) -> None:
+    bucket.write("lease.json", damage)
+    with pytest.raises(StorageError, match="damaged, so nobody can say who works on this run"):
+        Lease(bucket, "next").take()
+
+
+def test_a_machine_that_lost_its_run_writes_nothing_more_and_stops_its_trainer(
+    put_run: Any, bucket: S3Storage, tmp_path: Path
+) -> None:
+    import threading
+
+    remote, lost = put_run("run"), threading.Event()
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", lost.set, life_s=0.3)
+    run = mine.begin()
+    taken = Lease(remote.storage, "mine")
+    taken.take()
+    assert lost.wait(60)
+    run.metrics.write_text("{}\n")
+    with pytest.raises(LeaseLost):
+        mine.end()
+    assert remote.metrics() == []
