@@ -6,7 +6,7 @@ PY = .venv/bin/python
 JOBS = $(PY) -m jobs
 WHERE = $(GRID) --backend $(BACKEND) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
-.PHONY: demo test soak check lint bench plan submit status logs stop report reap drill lock
+.PHONY: demo test soak check lint bench plan submit status logs stop report reap drill rehearse lock image push
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make plan | submit | status | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
 	@echo "make logs GRID=grids/x.yaml ARGS=TRIAL"
 	@echo "make drill GRID=grids/x.yaml [ARGS=--faults 8]   rehearse interruptions here"
+	@echo "make rehearse GRID=grids/x.yaml BACKEND=sagemaker    the cloud without an account"
 
 demo: .venv/ready
 	$(JOBS) submit grids/demo.yaml $(if $(ROOT),--root $(ROOT)) $(ARGS)
@@ -21,6 +22,10 @@ demo: .venv/ready
 plan submit status stop report reap logs drill: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
 	$(JOBS) $@ $(WHERE)
+
+rehearse: .venv/ready
+	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
+	$(PY) -m tests.fake_aws $(GRID) --backend $(if $(filter local,$(BACKEND)),sagemaker,$(BACKEND)) $(ARGS)
 
 test: .venv/ready
 	tests/packages.sh
@@ -35,6 +40,12 @@ lint: .venv/ready
 check: lint test
 bench: .venv/ready
 	$(PY) -m bench $(ARGS)
+
+# The image of all backends; IMAGE, BASE_IMAGE and TF_PACKAGE reach the script by the environment.
+image:
+	container/image.sh $(ARGS)
+push: .venv/ready
+	$(PY) -m container.push --image $(or $(IMAGE),artclf):latest $(if $(REPOSITORY),--repository $(REPOSITORY)) $(ARGS)
 
 # The environment: exactly what the lock says, every file checked by its hash.
 .venv/ready: requirements.lock pyproject.toml

@@ -24,7 +24,7 @@ def compare(undisturbed: Study, disturbed: Study) -> list[str]:
     differences = _compare_results(undisturbed.path, disturbed.path)
     with contextlib.suppress(OSError):  # said already
         for row in _rows(undisturbed.path):
-            differences += _compare_runs(undisturbed.run(row["trial_id"]), disturbed.run(row["trial_id"]))
+            differences += compare_runs(undisturbed.run(row["trial_id"]), disturbed.run(row["trial_id"]))
     return differences
 
 
@@ -44,7 +44,8 @@ def _rows(study: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _compare_runs(one: RunDir, other: RunDir) -> list[str]:
+def compare_runs(one: RunDir, other: RunDir) -> list[str]:
+    """Returns how what two finished runs left differs: the file, and the first value that differs."""
     differences = []
     for path, read in {
         one.metrics: _metrics,
