@@ -200,7 +200,7 @@ def status_command(arguments: argparse.Namespace) -> int:
         if not arguments.watch or not any(o.state == "running" for o in opened.outcomes.values()):
             return 0
         sys.stdout.flush()
-        time.sleep(2)
+        time.sleep(max(2, opened.backend.poll_s))
 
 
 def logs_command(arguments: argparse.Namespace) -> int:
@@ -222,7 +222,8 @@ def logs_command(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
         if not (arguments.follow and running):
             break
-        time.sleep(0.5)
+        time.sleep(submitted.backend.poll_s)
+        submitted.study.refresh()
     status = _readable(run.read_status)
     if place == 0 or (status is not None and status.state == "failed"):
         print("-- what its last job printed:")
@@ -299,11 +300,17 @@ def reap_command(arguments: argparse.Namespace) -> int:
 
     submitted = open_submitted(arguments)
     with submitted.study.submitting():
-        found = leftovers(submitted.study, set(submitted.trials))
+        found = leftovers(submitted.study, set(submitted.trials), submitted.backend)
         if not found:
             print("Nothing was left behind.")
             return 0
-        print(table(["what", "size", "where"], [[i.what, f"{i.size_mb:.1f} MB", _shown_path(i.path)] for i in found]))
+        sizes = ["" if item.size_mb is None else f"{item.size_mb:.1f} MB" for item in found]
+        print(
+            table(
+                ["what", "size", "where"],
+                [[i.what, s, _shown_place(i.where)] for i, s in zip(found, sizes, strict=True)],
+            )
+        )
         if not arguments.yes:
             print("Nothing was removed. Remove all of it with --yes.")
             return 0
@@ -496,6 +503,10 @@ def _shown_path(path: Path) -> str:
     """Returns a path as short as it can be said from here."""
     relative = os.path.relpath(path)
     return relative if not relative.startswith("..") else str(path)
+
+
+def _shown_place(where: str) -> str:
+    return where if "://" in where else _shown_path(Path(where))
 
 
 def _say_at_once(text: str) -> None:

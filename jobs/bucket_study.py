@@ -40,12 +40,13 @@ _NOT_COPIED = ("checkpoint", "tensorboard", "model.keras", "lease.json")
 class BucketStudy(Study):
     """One study below an s3:// prefix."""
 
+    storage: S3Storage
+
     def __init__(self, root: str, name: str, account: str | None = None) -> None:
         storage = S3Storage(root, account=account)
         super().__init__(COPIES / storage.bucket / storage.prefix, name)
         self._shared = storage.below(".shared")
-        self._bucket = storage.below(name)
-        self.storage = self._bucket
+        self._bucket = self.storage = storage.below(name)
         self._copy = Copy(self._bucket, self.path)
 
     @property
@@ -70,6 +71,16 @@ class BucketStudy(Study):
 
     def fetch_model(self, trial_id: str) -> None:
         self._copy.fetch(f"runs/{trial_id}/{self.run(trial_id).model.name}")
+
+    def run_in_bucket(self, trial_id: str) -> tuple[float, Callable[[], object]]:
+        """Returns what a run takes in the bucket, in 10^6 bytes, and what removes it."""
+        entries = list(self._bucket.entries(f"runs/{trial_id}"))
+
+        def remove() -> None:
+            for entry in entries:
+                self._bucket.delete(entry.key)
+
+        return sum(entry.size_bytes for entry in entries) / 1e6, remove
 
     def publish(self, names: Iterable[str]) -> None:
         for name in names:

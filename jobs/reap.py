@@ -1,4 +1,4 @@
-"""What a study left behind on this machine."""
+"""What a study left behind, on this machine or in its bucket."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from artclf.storage import TEMPORARY
+from jobs.bucket_study import BucketStudy
+from jobs.spec import Backend, JobHandle
 from jobs.study import Study
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that nothing needs any more: a path, or a process at work on it."""
+    """One thing that nothing needs any more.
+
+    Attributes:
+        where: a path or URI.
+        size_mb: what it takes, in 10^6 bytes; None where that cannot be seen.
+        remove: removes it; a process or job is asked to save and end, its run stays.
+    """
 
     what: str
-    path: Path
-    process: int | None = None
-
-    @property
-    def size_mb(self) -> float:
-        """What it takes on the disk, in 10^6 bytes."""
-        files = [self.path] if self.path.is_file() else [file for file in self.path.rglob("*") if file.is_file()]
-        return sum(file.stat().st_size for file in files) / 1e6
-
-    def remove(self) -> None:
-        """Removes it; a process is asked to save and end, its run stays."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process, signal.SIGTERM)
-        elif self.path.is_dir():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
+    where: str
+    size_mb: float | None
+    remove: Callable[[], object]
 
 
-def leftovers(study: Study, wanted: set[str]) -> list[Leftover]:
+def leftovers(study: Study, wanted: set[str], backend: Backend) -> list[Leftover]:
     """Returns what was left behind by killed processes and earlier grids. The caller holds the study.
 
     Args:
         study: where to look.
         wanted: the ids of the trials that the grid names; their runs are never among the leftovers.
+        backend: where its jobs run.
     """
+    if isinstance(study, BucketStudy):
+        return [*_old_jobs(study, wanted, backend), *_old_bucket_runs(study, wanted, backend), *_uploads(study)]
     return [*_orphans(study), *_old_runs(study, wanted), *_unfinished(study)]
+
+
+# -- on this machine -----------------------------------------------------------------------------
 
 
 def _orphans(study: Study) -> Iterator[Leftover]:
@@ -55,14 +55,14 @@ def _orphans(study: Study) -> Iterator[Leftover]:
         run = study.run(trial_id)
         process = run.lock_holder()
         if process is not None:
-            yield Leftover(f"trainer, process {process}", run.path, process)
+            yield Leftover(f"trainer, process {process}", str(run.path), _size_mb(run.path), partial(_end, process))
 
 
 def _old_runs(study: Study, wanted: set[str]) -> Iterator[Leftover]:
     for trial_id in study.trial_ids():
         run = study.run(trial_id)
         if trial_id not in wanted and not run.is_locked() and not run.is_complete():
-            yield Leftover("unfinished run of an earlier grid", run.path)
+            yield _on_disk("unfinished run of an earlier grid", run.path)
 
 
 def _unfinished(study: Study) -> Iterator[Leftover]:
@@ -70,4 +70,54 @@ def _unfinished(study: Study) -> Iterator[Leftover]:
     for path in sorted(study.path.rglob(f"{TEMPORARY}*")):
         run = next((parent.name for parent in path.parents if parent.parent.name == "runs"), None)
         if run is None or not study.run(run).is_locked():
-            yield Leftover("unfinished file", path)
+            yield _on_disk("unfinished file", path)
+
+
+def _on_disk(what: str, path: Path) -> Leftover:
+    return Leftover(what, str(path), _size_mb(path), partial(_remove, path))
+
+
+def _size_mb(path: Path) -> float:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _end(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)
+
+
+# -- in a bucket ---------------------------------------------------------------------------------
+
+
+def _old_jobs(study: BucketStudy, wanted: set[str], backend: Backend) -> Iterator[Leftover]:
+    """Jobs of trials that the grid no longer names: they cost money and nobody waits for them."""
+    for handle in _alive(study, backend):
+        if handle.trial_id not in wanted:
+            yield Leftover("running job of an earlier grid", handle.name, None, partial(backend.stop, handle))
+
+
+def _old_bucket_runs(study: BucketStudy, wanted: set[str], backend: Backend) -> Iterator[Leftover]:
+    at_work = {handle.trial_id for handle in _alive(study, backend)}
+    for trial_id in study.trial_ids():
+        if trial_id not in wanted | at_work and not study.is_complete(trial_id):
+            size_mb, remove = study.run_in_bucket(trial_id)
+            yield Leftover("unfinished run of an earlier grid", study.run_uri(trial_id), size_mb, remove)
+
+
+def _uploads(study: BucketStudy) -> Iterator[Leftover]:
+    """Parts of files whose uploaders were killed: no listing shows them, and they are billed."""
+    for upload in study.storage.unfinished_uploads():
+        where = f"{study.uri}/{upload.key}"
+        yield Leftover(f"unfinished upload, {upload.begun[:19]}", where, None, partial(study.storage.abort, upload))
+
+
+def _alive(study: BucketStudy, backend: Backend) -> list[JobHandle]:
+    return [status.handle for status in backend.status(list(study.last_jobs().values())) if status.state.alive]
