@@ -417,6 +417,18 @@ class S3Storage:
             f"Use Amazon S3, or a server that supports conditional puts."
         )
 
+    def region(self) -> str | None:
+        """Returns the region of the bucket; None if the server does not tell.
+
+        Raises:
+            ConfigError: if there is no such bucket.
+        """
+        answer = self._try("look at", "", lambda: self._client.head_bucket(**self._owner()))
+        told: str = answer.get("BucketRegion") or answer["ResponseMetadata"]["HTTPHeaders"].get(
+            "x-amz-bucket-region", ""
+        )
+        return told or None
+
     def unfinished_uploads(self) -> tuple[UnfinishedUpload, ...]:
         """Returns the multipart uploads below the prefix that were begun and neither finished nor given up."""
         found: tuple[UnfinishedUpload, ...] = ()
@@ -493,7 +505,7 @@ class S3Storage:
     def _refusal(self, action: str, key: str, error: Exception) -> ArtclfError:
         """Returns the error that says what a person can do about a refusal."""
         where, code, status = self._shown(key), _code(error), _status(error)
-        if code == "NoSuchBucket":
+        if code == "NoSuchBucket" or (status == 404 and not key):
             return ConfigError(f"{where}: there is no bucket {self.bucket}. Make it, or name another one.")
         if code == "RequestTimeTooSkewed":
             return ConfigError(

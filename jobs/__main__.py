@@ -131,7 +131,7 @@ def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Stud
         raise ConfigError(
             f"--root {root}: the backend {backend.name} needs s3://BUCKET/PREFIX, where its jobs can write."
         )
-    study = open_study(root, name, settings.account)
+    study = open_study(root, name, settings.account, settings.region)
     backend.check()
     return backend, study
 

@@ -42,8 +42,17 @@ class BucketStudy(Study):
 
     storage: S3Storage
 
-    def __init__(self, root: str, name: str, account: str | None = None) -> None:
+    def __init__(self, root: str, name: str, account: str | None = None, region: str | None = None) -> None:
+        """Opens a study.
+
+        Args:
+            root: the s3:// prefix that studies lie below.
+            name: the study's.
+            account: that must own the bucket.
+            region: that its jobs run in.
+        """
         storage = S3Storage(root, account=account)
+        self._region = region
         super().__init__(COPIES / storage.bucket / storage.prefix, name)
         self._shared = storage.below(".shared")
         self._bucket = self.storage = storage.below(name)
@@ -54,7 +63,18 @@ class BucketStudy(Study):
         return self._bucket.uri
 
     def check(self) -> None:
-        """Proves that the bucket is there and keeps its promises. Raises ConfigError or StorageError."""
+        """Proves that the bucket is there, in the jobs' region, and keeps its promises.
+
+        Raises:
+            ConfigError: if it is not, or does not.
+            StorageError: if it cannot be asked.
+        """
+        found = self._bucket.region()
+        if self._region and found and found != self._region:
+            raise ConfigError(
+                f"{self.uri}: the bucket is in {found}, the jobs would run in {self._region}, "
+                f"which SageMaker refuses. Use a bucket of {self._region}, or mend region in cloud.yaml."
+            )
         self._bucket.check_conditional_puts()
 
     def refresh(self) -> None:

@@ -159,11 +159,11 @@ class Study:
         return holder(self._lock)
 
 
-def open_study(root: str, name: str, account: str | None = None) -> Study:
+def open_study(root: str, name: str, account: str | None = None, region: str | None = None) -> Study:
     """Returns the study of that name below a folder or an s3:// prefix.
 
     Args:
-        account: that must own the bucket, if it is one.
+        account, region: that the bucket, if it is one, must belong to.
 
     Raises:
         ConfigError: if the root is a file, or names no bucket that can be used.
@@ -171,7 +171,7 @@ def open_study(root: str, name: str, account: str | None = None) -> Study:
     if is_in_bucket(root):
         from jobs.bucket_study import BucketStudy
 
-        return BucketStudy(root, name, account)
+        return BucketStudy(root, name, account, region)
     folder = local_path(root)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--root {root}: expected a folder for studies, received a file.")
