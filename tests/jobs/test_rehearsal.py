@@ -34,7 +34,7 @@ def submit(grid: Path, *arguments: object, **environment: str) -> subprocess.Com
 def test_a_grid_whose_jobs_each_lose_their_machine_twice_ends_like_the_same_grid_here(
     tiny_set: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = write_grid(tmp_path / "a folder", tiny_set, "0, 1", epochs=6)
+    grid = write_grid(tmp_path / "a folder", tiny_set, "0, 1", epochs=80)
     answer = submit(grid, "--root", tmp_path / "here")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     with cloud(tmp_path, interruptions=2) as (sagemaker, environment):
