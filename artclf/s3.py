@@ -71,6 +71,10 @@ _CREDENTIALS = [
 ]
 
 
+class DamagedObject(StorageError):
+    """An object is not as it was written, however often it is asked for."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One object of a listing: its key below the prefix, its size, and a word that changes with its content."""
@@ -612,7 +616,7 @@ class _Patience:
     def mismatched(self, problem: str) -> None:
         """Waits for the next try after content that was not as it was written."""
         self._mismatches += 1
-        error = StorageError(f"{self._storage._shown(self._key)}: not as it was written ({problem}).")
+        error = DamagedObject(f"{self._storage._shown(self._key)}: not as it was written ({problem}).")
         if self._mismatches >= MOST_MISMATCHES:
             raise error
         self._wait(error)
@@ -719,4 +723,13 @@ def _reason(error: Exception) -> str:
     return printable(" ".join(text.split())).rstrip(".: ")[:300]
 
 
-__all__ = ["PART_BYTES", "RECORD_BYTES", "Entry", "S3Storage", "UnfinishedUpload", "aws_session", "split_uri"]
+__all__ = [
+    "PART_BYTES",
+    "RECORD_BYTES",
+    "DamagedObject",
+    "Entry",
+    "S3Storage",
+    "UnfinishedUpload",
+    "aws_session",
+    "split_uri",
+]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from artclf.checkpoint import KEPT, MANIFEST, damage
 from artclf.errors import ResumeError, StorageError
-from artclf.s3 import S3Storage
+from artclf.s3 import DamagedObject, S3Storage
 from artclf.storage import make_folder
 
 _KEY = re.compile(r"(gen-([0-9]{6,}))/([^/]+)")
@@ -75,7 +75,7 @@ class BucketGenerations:
             try:
                 self.fetch(newest, folder)
                 problem = damage(folder, newest)
-            except (FileNotFoundError, StorageError) as error:
+            except (FileNotFoundError, DamagedObject) as error:
                 problem = str(error)
             if problem is None:
                 return newest, problems

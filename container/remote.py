@@ -14,11 +14,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from artclf.checkpoint import MANIFEST, LocalGenerations
-from artclf.errors import ArtclfError, ConfigError
-from artclf.rundir import RunDir
+from artclf.errors import ArtclfError, ConfigError, ResumeError
+from artclf.rundir import RunDir, RunStatus, now
 from artclf.s3 import S3Storage
 from artclf.storage import make_folder
 from container.generations import BucketGenerations
@@ -28,7 +29,8 @@ log = logging.getLogger("artclf")
 
 LOOK_S = 0.5
 """So often the thread looks for something new."""
-OFTEN_S, SELDOM_S = 0.0, 15.0
+SELDOM_S = 15.0
+"""So often the log and the progress go back, which change all the time."""
 
 
 class RemoteRun:
@@ -76,6 +78,17 @@ class RemoteRun:
                 f"{self._storage.uri}: expected a run with config.json and job.json; submit writes them ({error})."
             ) from error
         self._lease.take()
+        try:
+            self._fetch(files)
+        except BaseException as error:
+            if isinstance(error, ResumeError):
+                self._tell(str(error))
+            self._lease.release()
+            raise
+        self._thread.start()
+        return self.run
+
+    def _fetch(self, files: dict[str, bytes]) -> None:
         make_folder(self.run.path)
         for name in ("status.json", "metrics.jsonl", "environment.json", "log.txt"):
             try:
@@ -91,8 +104,12 @@ class RemoteRun:
         for number in self._generations.bad_numbers():  # so that its number is not given again
             make_folder(self.run.checkpoints / f"bad-gen-{number:06d}")
         self._committed = newest or 0
-        self._thread.start()
-        return self.run
+
+    def _tell(self, reason: str) -> None:
+        """Leaves the verdict of a run that could not go on."""
+        before = self.run.read_status() or RunStatus("failed", started=now())
+        self.run.write_status(replace(before, state="failed", reason=reason, ended=now()))
+        self._put_file("status.json", self.run.status)
 
     def end(self) -> None:
         """Brings back all that is left, the status last, and lets the run go.

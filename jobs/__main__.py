@@ -55,7 +55,7 @@ def open_all(arguments: argparse.Namespace, check_stop: Callable[[], None] = lam
 
     grid = load_grid(Path(arguments.grid))
     backend, study = _open_place(arguments, grid.study)
-    study.refresh()
+    _look(study)
     dataset = open_dataset(grid.dataset, check_stop)
     expansion = expand(grid, dataset.digest)
     return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))
@@ -99,7 +99,7 @@ def open_submitted(arguments: argparse.Namespace) -> Submitted:
     from jobs.grid import load_grid
 
     backend, study = _open_place(arguments, load_grid(Path(arguments.grid)).study)
-    study.refresh()
+    _look(study)
     content = study.read()
     if content is None:
         raise ConfigError(f"{_shown(study)}: nothing was submitted yet. Start with: {_again(arguments)}")
@@ -134,6 +134,13 @@ def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Stud
     study = open_study(root, name, settings.account, settings.region)
     backend.check()
     return backend, study
+
+
+def _look(study: Study) -> None:
+    """Brings what is known of a study up to date, and says what of it could not be read."""
+    study.refresh()
+    for problem in study.problems:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 # -- the commands --------------------------------------------------------------------------------

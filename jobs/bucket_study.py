@@ -82,7 +82,6 @@ class BucketStudy(Study):
 
     @property
     def problems(self) -> list[str]:
-        """What of the study could not be read at the last look; the rest was."""
         return self._copy.problems
 
     def is_complete(self, trial_id: str) -> bool:

