@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -364,3 +367,35 @@ def test_a_bucket_that_cannot_be_read_marks_no_generation_as_damaged(
     with pytest.raises(StorageError, match="no right"):
         generations.fetch_newest_sound(tmp_path / "back")
     assert generations.numbers() == [1]
+
+
+def test_no_kill_during_uploads_shows_a_reader_half_a_state(
+    bucket: S3Storage, tmp_path: Path, amount: Amount, measured: Measured
+) -> None:
+    generations, kills, seed = BucketGenerations(bucket.below("checkpoint")), amount(6, 200), 41
+    newest, unfinished = 0, 0
+    for kill_number in range(kills):
+        chance = random.Random(seed * 1000 + kill_number)
+        command = [sys.executable, "-m", "tests.crash_upload", bucket.uri, str(tmp_path / f"writer-{kill_number}")]
+        writer = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        for _ in range(chance.randrange(1, 3)):  # it has begun; then at any moment of what follows
+            newest = int(writer.stdout.readline())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            writer.wait(chance.uniform(0, 0.3))
+        writer.kill()
+        writer.communicate()
+        back = tmp_path / f"reader-{kill_number}"
+        number, problems = generations.fetch_newest_sound(back)
+        assert problems == [], f"seed {seed}, kill {kill_number}"
+        assert number is not None and number >= newest
+        state = Checkpoints(LocalGenerations(back)).restore()[0]
+        assert state is not None and state.state == {"number": number}
+        assert all((array == number).all() for array in state.arrays["weights"].values())
+        assert int(bucket.read("status.json")) in (number - 1, number)
+        unfinished += len(bucket.unfinished_uploads()) > 0
+        for upload in bucket.unfinished_uploads():
+            bucket.abort(upload)
+        shutil.rmtree(back)
+    assert bucket.unfinished_uploads() == ()
+    measured(f"{kills} kill -9 during uploads, {unfinished} left parts behind: 0 half states, 0 lost")
