@@ -22,6 +22,7 @@ demo: .venv/ready
 plan submit status stop report reap logs drill: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
 	$(JOBS) $@ $(WHERE)
+submit: $(if $(filter sagemaker-local,$(BACKEND)),.venv/cloud)
 
 rehearse: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
@@ -32,7 +33,8 @@ test: .venv/ready
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 soak: .venv/ready
 	tests/packages.sh
-	$(PY) -m pytest -n 2 --dist worksteal --soak tests/faults tests/artclf/test_checkpoint.py $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal --soak tests/faults tests/artclf/test_checkpoint.py tests/artclf/test_s3.py \
+		tests/container tests/jobs/test_sagemaker.py $(ARGS)
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -54,6 +56,11 @@ push: .venv/ready
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra cpu --extra s3 --extra dev
+	@touch $@
+# The cloud group besides: the SageMaker SDK, which only BACKEND=sagemaker-local needs.
+.venv/cloud: .venv/ready
+	@echo "adding the SageMaker SDK to .venv, once: about 1 GB"
+	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra cpu --extra s3 --extra dev --extra cloud
 	@touch $@
 lock: .venv/ready
 	.venv/bin/uv pip compile pyproject.toml --extra cpu --extra gpu --extra s3 --extra cloud --extra dev --universal --generate-hashes \

@@ -1,0 +1,389 @@
+"""The sagemaker backend over HTTP, against the stand-in that knows AWS's own models: no job twice, none missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.session import get_session
+from botocore.validate import ParamValidator
+
+from artclf.errors import ConfigError
+from artclf.interrupt import StopRequest
+from artclf.rundir import RunDir, RunStatus
+from artclf.s3 import S3Storage
+from jobs.backends.sagemaker import SageMakerBackend
+from jobs.bucket_study import BucketStudy
+from jobs.display import LineWatcher
+from jobs.grid import Grid, expand, load_grid
+from jobs.plan import plan
+from jobs.settings import CloudSettings
+from jobs.spec import BackendError, JobSpec, JobState, Outcome
+from jobs.submit import Submission, outcomes
+from tests.conftest import PROJECT, Amount, Measured
+from tests.fake_aws.clock import Clock, SteppingClock
+from tests.fake_aws.logs import FakeLogs
+from tests.fake_aws.model import broken_rules
+from tests.fake_aws.sagemaker import FakeSageMaker
+from tests.fake_aws.server import ACCOUNT, REGION, FakeAws, Lost
+from tests.fake_aws.sts import FakeSts
+from tests.fake_aws.training_job import Durations, Job
+from tests.fake_aws.workloads import Scripted
+from tests.s3_servers import moto_server
+
+__all__ = ["moto_server"]
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = CloudSettings(
+    bucket="my-art",
+    region=REGION,
+    role_arn=f"arn:aws:iam::{ACCOUNT}:role/artclf",
+    image=f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/artclf@sha256:{'a' * 64}",
+    account=ACCOUNT,
+)
+SPEC = JobSpec(
+    name="artists-3f9a1c2b-a1",
+    trial_id="3f9a1c2b",
+    attempt=1,
+    run_uri="s3://my-art/studies/artists/runs/3f9a1c2b",
+    instance="g4dn.xlarge",
+    spot=True,
+    max_hours=6,
+    max_wait_hours=None,
+    tags={"artclf:study": "artists", "artclf:trial": "3f9a1c2b", "team": "art"},
+)
+SPOT_QUOTA = "ml.g4dn.xlarge for spot training job usage"
+GRID = """
+study: many
+dataset: data/x
+base: {{model.name: cnn_tiny, train.epochs: 4}}
+axes: {{train.seed: [{seeds}]}}
+resources: {{max_parallel: {parallel}}}
+"""
+
+
+@pytest.fixture
+def bucket(moto_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    monkeypatch.chdir(tmp_path)
+    for name, value in moto_server.environment().items():
+        monkeypatch.setenv(name, value)
+    with moto_server.fresh_bucket() as name:
+        yield name
+
+
+class Cloud:
+    """The stand-in with jobs that take fake time and leave in the bucket what a run leaves."""
+
+    def __init__(self, bucket: str, seconds: float = 300, **knobs: Any) -> None:
+        self.storage = S3Storage(f"s3://{bucket}/studies")
+        self.seconds = seconds
+        self.sagemaker = FakeSageMaker(self._work, durations=Durations(), **knobs)
+        self.root = self.storage.uri
+
+    def _work(self, job: Job) -> Scripted:
+        return Scripted(seconds=self.seconds, on_start=self._begin, on_end=self._end)
+
+    def _run(self, job: Job) -> S3Storage:
+        uri: str = job.request["AlgorithmSpecification"]["ContainerArguments"][1]
+        return self.storage.below(uri.removeprefix(f"{self.storage.uri}/"))
+
+    def _begin(self, job: Job) -> None:
+        self._run(job).write("status.json", json.dumps(vars(RunStatus("running"))).encode())
+
+    def _end(self, job: Job, how: str) -> None:
+        run = self._run(job)
+        if how == "finished":
+            for path in RunDir(Path()).left_when_done():
+                run.write(path.as_posix(), b"{}")
+            run.write("status.json", json.dumps(vars(RunStatus("done", epoch=4))).encode())
+        elif how == "terminated":
+            run.write("status.json", json.dumps(vars(RunStatus("interrupted", epoch=2))).encode())
+
+
+def read_grid(folder: Path, seeds: int, parallel: int) -> Grid:
+    path = folder / "many.yaml"
+    path.write_text(GRID.format(seeds=", ".join(map(str, range(seeds))), parallel=parallel))
+    return load_grid(path)
+
+
+def submit(
+    cloud: Cloud,
+    grid: Grid,
+    sleep: Callable[[float], None],
+    stop: StopRequest | None = None,
+    settings: CloudSettings = SETTINGS,
+) -> dict[str, Outcome]:
+    """Submits a grid as the command does, with time that passes when it waits."""
+    backend = SageMakerBackend(settings, sleep=sleep, clock=lambda: 0.0)
+    study = BucketStudy(cloud.root, grid.study)
+    study.refresh()
+    expansion = expand(grid, "digest")
+    study.record(grid, "s3://my-art/data", "digest", expansion)
+    steps = plan(expansion.trials, outcomes(study, expansion.trials, backend))
+    watcher = LineWatcher(study, len(steps), is_remote=True)
+    submission = Submission(study, grid, backend, "s3://my-art/data", "digest", watcher, sleep=sleep)
+    return submission.run(steps, grid.resources.max_parallel, stop or StopRequest())
+
+
+@pytest.fixture
+def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeAws], FakeAws]:
+    """Returns what leads this process's clients to a stand-in."""
+
+    def lead(aws: FakeAws) -> FakeAws:
+        for name, value in aws.environment().items():
+            monkeypatch.setenv(name, value)
+        return aws
+
+    return lead
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "settings"),
+    [
+        ("spot", SPEC, SETTINGS),
+        (
+            "on_demand_warm",
+            replace(SPEC, spot=False, max_hours=0.001),
+            replace(SETTINGS, warm_pool_minutes=10),
+        ),
+        ("longest", replace(SPEC, max_hours=28 * 24, max_wait_hours=28 * 24, instance="g4dn.12xlarge"), SETTINGS),
+    ],
+)
+def test_a_request_is_the_golden_one_and_fits_awss_own_model(name: str, spec: JobSpec, settings: CloudSettings) -> None:
+    request = SageMakerBackend(settings).request(spec)
+    assert request == json.loads((GOLDEN / f"{name}.json").read_text())
+    shape = get_session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
+    assert shape is not None
+    assert not ParamValidator().validate(request, shape).has_errors()
+    assert list(broken_rules(shape, request)) == []
+
+
+def test_the_line_of_an_epoch_gives_sagemaker_its_figures() -> None:
+    import re
+
+    from jobs.backends.sagemaker import METRICS
+
+    line = "epoch 3/20  loss 1.4008 (val 1.3377)  accuracy 0.4208 (val 0.2833)  0.2 s"
+    found = {name: re.search(regex, line) for name, regex in METRICS.items()}
+    assert {name: match and match[1] for name, match in found.items()} == {
+        "loss": "1.4008",
+        "val_loss": "1.3377",
+        "accuracy": "0.4208",
+        "val_accuracy": "0.2833",
+    }
+
+
+# -- waiting, not failing ------------------------------------------------------------------------
+
+
+def test_a_full_quota_is_waited_out_and_never_passed(
+    bucket: str, reach: Any, tmp_path: Path, amount: Amount, measured: Measured
+) -> None:
+    count = amount(12, 40)
+    cloud = Cloud(bucket, quotas={SPOT_QUOTA: 4})
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        ended = submit(cloud, read_grid(tmp_path, count, parallel=count), aws.clock.advance)
+    assert [result.state for result in ended.values()] == ["done"] * count
+    assert cloud.sagemaker.most_alive() == 4 and len(cloud.sagemaker.history) == count
+    measured(f"quota of 4, {count} jobs: never more than 4 at once, all done")
+
+
+def test_throttled_creates_fail_no_trial_and_looks_stay_rare(
+    bucket: str, reach: Any, tmp_path: Path, amount: Amount, measured: Measured
+) -> None:
+    count = amount(30, 200)
+    cloud = Cloud(bucket, seconds=1200)
+    rates = {"sagemaker.CreateTrainingJob": 1.0}
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock(), rates=rates)) as aws:
+        ended = submit(cloud, read_grid(tmp_path, count, parallel=count), aws.clock.advance)
+        reads = aws.most_a_minute("ListTrainingJobs") + aws.most_a_minute("DescribeTrainingJob")
+        throttled = sum(request.outcome == "ThrottlingException" for request in aws.requests)
+    assert [result.state for result in ended.values()] == ["done"] * count
+    assert throttled > 0 and len(cloud.sagemaker.history) == count
+    assert reads <= 10
+    measured(f"1 create a second, {count} jobs: {throttled} throttled, 0 failures, at most {reads} reads a minute")
+
+
+def test_missing_capacity_is_waited_for_and_the_trial_ends_under_its_next_attempt(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud = Cloud(bucket, lacks_capacity=lambda job: job.name.endswith(("-a1", "-a2")))
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        ended = submit(cloud, read_grid(tmp_path, 1, parallel=1), aws.clock.advance)
+    assert [result.state for result in ended.values()] == ["done"]
+    assert [job.name[-2:] for job in cloud.sagemaker.history] == ["a1", "a2", "a3"]
+
+
+# -- names are given once ------------------------------------------------------------------------
+
+
+def test_a_lost_answer_starts_no_second_job(bucket: str, reach: Any, tmp_path: Path) -> None:
+    cloud, lost = Cloud(bucket), set[str]()
+
+    def before(service: str, operation: str, params: Any) -> Lost | None:
+        name = params.get("TrainingJobName", "")
+        if operation == "CreateTrainingJob" and name not in lost:
+            lost.add(name)
+            return Lost.ANSWER
+        return None
+
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock(), before=before)) as aws:
+        ended = submit(cloud, read_grid(tmp_path, 3, parallel=3), aws.clock.advance)
+    assert [result.state for result in ended.values()] == ["done"] * 3
+    assert len(lost) == 3 and len(cloud.sagemaker.history) == 3
+
+
+def test_a_name_that_another_run_has_is_refused(bucket: str, reach: Any) -> None:
+    cloud = Cloud(bucket)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        backend = SageMakerBackend(SETTINGS, sleep=aws.clock.advance)
+        backend.submit(SPEC)
+        assert backend.submit(SPEC).remote_id.endswith(SPEC.name)
+        with pytest.raises(BackendError, match="Give the study another name"):
+            backend.submit(replace(SPEC, run_uri="s3://other/studies/artists/runs/3f9a1c2b"))
+
+
+def test_an_ended_job_whose_run_was_deleted_is_followed_by_the_next_attempt(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud, grid = Cloud(bucket), read_grid(tmp_path, 1, parallel=1)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        submit(cloud, grid, aws.clock.advance)
+        for key in list(cloud.storage.list()):
+            cloud.storage.delete(key)
+        ended = submit(cloud, grid, aws.clock.advance)
+    assert [result.state for result in ended.values()] == ["done"]
+    assert [job.name[-2:] for job in cloud.sagemaker.history] == ["a1", "a2"]
+
+
+def test_a_word_that_nobody_knows_yet_is_kept_and_taken_for_alive(bucket: str, reach: Any) -> None:
+    cloud = Cloud(bucket)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())):
+        backend = SageMakerBackend(SETTINGS)
+        handle = backend.submit(SPEC)
+        backend._listed = lambda handles: {SPEC.name: {"TrainingJobStatus": "Deleting"}}  # type: ignore[method-assign]
+        (status,) = backend.status([handle])
+    assert status.state is JobState.UNKNOWN and status.state.alive and status.word == "Deleting"
+
+
+SUBMITTER = """
+import sys
+from pathlib import Path
+from tests.jobs.test_sagemaker_backend import Cloud, SETTINGS, submit, load_grid
+import time
+class Place:
+    root = sys.argv[1]
+submit(Place, load_grid(Path(sys.argv[2])), lambda seconds: time.sleep(0.01))
+"""
+
+
+@pytest.mark.parametrize("submitters", [1, 2])
+def test_submitters_killed_at_any_moment_start_every_job_exactly_once(
+    submitters: int, bucket: str, reach: Any, tmp_path: Path, amount: Amount, measured: Measured
+) -> None:
+    count, kills = amount(8, 108), amount(3, 100)
+    cloud = Cloud(bucket, seconds=60, list_lag_s=1.0)
+    read_grid(tmp_path, count, parallel=count)
+    command = [sys.executable, "-c", SUBMITTER, cloud.root, str(tmp_path / "many.yaml")]
+    chance, killed = random.Random(5), 0
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=SteppingClock(0.2))):
+        while True:
+            started = [
+                subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env={**os.environ, "PYTHONPATH": str(PROJECT)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(submitters)
+            ]
+            if killed < kills:
+                for process in started:
+                    assert process.stdout is not None
+                    process.stdout.readline()  # it is at work
+                    try:
+                        process.wait(chance.uniform(0, 0.4))
+                    except subprocess.TimeoutExpired:
+                        process.send_signal(signal.SIGKILL)
+                    process.communicate()
+                killed += 1
+                continue
+            for process in started:
+                _, errors = process.communicate()
+                assert process.returncode == 0, errors
+            break
+    names = [job.name for job in cloud.sagemaker.history]
+    assert len(names) == len(set(names)) == count
+    assert all(name.endswith("-a1") for name in names)
+    measured(f"{submitters} submitters killed {killed} times while starting {count} jobs: {count} started, each once")
+
+
+# -- stopping ------------------------------------------------------------------------------------
+
+
+def test_a_stop_of_the_submitter_leaves_the_jobs_at_work(bucket: str, reach: Any, tmp_path: Path) -> None:
+    cloud, stop = Cloud(bucket, seconds=10_000), StopRequest()
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+
+        def sleep(seconds: float) -> None:
+            aws.clock.advance(seconds)
+            stop.reason = "SIGINT"
+
+        assert submit(cloud, read_grid(tmp_path, 4, parallel=2), sleep, stop) == {}
+        assert [job.status for job in cloud.sagemaker.history] == ["InProgress"] * 2
+        assert not any(request.operation == "StopTrainingJob" for request in aws.requests)
+
+
+def test_a_stop_asked_for_through_the_study_reaches_every_submitter(bucket: str, reach: Any, tmp_path: Path) -> None:
+    cloud, grid = Cloud(bucket, seconds=10_000), read_grid(tmp_path, 4, parallel=2)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+
+        def sleep(seconds: float) -> None:
+            aws.clock.advance(seconds)
+            BucketStudy(cloud.root, grid.study).ask_to_stop()
+
+        assert submit(cloud, grid, sleep) == {}
+    assert len(cloud.sagemaker.history) == 2
+
+
+def test_stopping_twice_or_what_has_ended_is_harmless(bucket: str, reach: Any) -> None:
+    cloud = Cloud(bucket)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        backend = SageMakerBackend(SETTINGS, sleep=aws.clock.advance)
+        handle = backend.submit(SPEC)
+        for _ in range(3):
+            backend.stop(handle)
+            aws.clock.advance(200)
+        assert backend.status([handle])[0].state is JobState.STOPPED
+
+
+def test_the_wrong_account_is_refused(bucket: str, reach: Any) -> None:
+    cloud = Cloud(bucket)
+    with (
+        reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())),
+        pytest.raises(ConfigError, match=r"are of the account 123456789012, cloud\.yaml expects 999999999999"),
+    ):
+        SageMakerBackend(replace(SETTINGS, account="999999999999")).check()
+
+
+def test_a_bucket_of_another_region_is_refused(bucket: str) -> None:
+    boto3.client("s3", region_name="eu-west-1").create_bucket(
+        Bucket=f"{bucket}-eu", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    with pytest.raises(ConfigError, match="the bucket is in eu-west-1, the jobs would run in us-east-1"):
+        BucketStudy(f"s3://{bucket}-eu/studies", "many", region=REGION).check()

@@ -1,0 +1,411 @@
+"""The SDK's local mode: what it is asked for, what is taken from it, and, where Docker is, grids in real containers."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from artclf.config import TrainConfig
+from artclf.errors import ConfigError
+from artclf.records import Dataset
+from artclf.rundir import RunDir, RunStatus
+from container.sagemaker import SageMakerFolders
+from jobs.backends import sagemaker_local
+from jobs.backends.sagemaker_local import (
+    PROJECT_LABEL,
+    Containers,
+    SageMakerLocalBackend,
+    hyperparameters,
+    shut_off,
+    take_model,
+    trainer_arguments,
+)
+from jobs.compare import compare
+from jobs.spec import BackendError, JobSpec
+from jobs.study import Study
+from tests.container.test_sagemaker import platform
+from tests.crash import place_gone_on_from
+from tests.docker_engine import docker
+from tests.little_grid import write_grid
+
+PROJECT = Path(__file__).resolve().parents[2]
+SPEC = JobSpec("little-0a1b2c3d-a1", "0a1b2c3d", 1, "/studies/little/runs/0a1b2c3d", "g4dn.xlarge", True, 1, None, {})
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDINTHETEST",
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-of-the-caller",
+    "AWS_SESSION_TOKEN": "planted-token-of-the-caller",
+}
+
+
+# -- what is asked for ---------------------------------------------------------------------------
+
+
+def test_the_request_is_the_command_line_of_a_process_that_calls_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARTCLF_IMAGE", "other:1")
+    module = [sys.executable, "-m", "jobs.backends.sagemaker_local", "--run-dir", "/studies/little/runs/0a1b2c3d"]
+    assert SageMakerLocalBackend().request(SPEC) == {
+        "command": [*module, "--name", "little-0a1b2c3d-a1", "--image", "other:1"],
+        "cwd": str(PROJECT),
+        "environment": {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
+        "output": "/studies/little/jobs/little-0a1b2c3d-a1.log",
+    }
+
+
+def test_the_sdk_is_told_image_channels_and_every_setting_and_nothing_of_an_account() -> None:
+    place = Path("/r/sagemaker-local")
+    config = TrainConfig.from_settings({"model": {"name": "mobilenet", "weights": "/w/a.h5"}})
+    told = trainer_arguments(
+        "little-a1", "artclf:latest", "sha256:5e", place, Path("/d"), config, place / "weights" / "weights.h5"
+    )
+    settings = told.pop("hyperparameters")
+    assert settings.keys() == config.flat().keys()
+    assert settings["model.weights"] == '"/opt/ml/input/data/weights/weights.h5"'
+    assert told == {
+        "base_job_name": "little-a1",
+        "training_image": "artclf:latest",
+        "compute": {"instance_type": "local_cpu", "instance_count": 1},
+        "input_data_config": [
+            {"channel_name": "dataset", "data_source": "/d"},
+            {"channel_name": "checkpoints", "data_source": "/r/sagemaker-local/checkpoints"},
+            {"channel_name": "weights", "data_source": "/r/sagemaker-local/weights"},
+        ],
+        "environment": {
+            "ARTCLF_CHECKPOINTS": "/opt/ml/input/data/checkpoints",
+            "ARTCLF_IMAGE_DIGEST": "sha256:5e",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
+        "local_container_root": "/r/sagemaker-local/root",
+    }
+
+
+@pytest.mark.parametrize("folder", ["/d:e", "/$(id)"])
+def test_a_folder_whose_name_compose_would_read_otherwise_is_refused(folder: str) -> None:
+    with pytest.raises(ConfigError, match="Use another folder"):
+        trainer_arguments("a", "b", "c", Path("/r"), Path(folder), TrainConfig(), None)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=256)
+configs = st.builds(
+    lambda classes, weights, flip, rate, head, top: TrainConfig.from_settings(
+        {
+            "data.classes": classes if top is None else {"top": top},
+            "data.augment.flip": flip,
+            "model.name": "mobilenet",
+            "model.weights": weights,
+            "model.head": head,
+            "train.learning_rate": rate,
+            "train.phases": [{"epochs": 1, "learning_rate": None}],
+        }
+    ),
+    st.lists(texts, min_size=2, max_size=4, unique=True),
+    texts
+    | st.sampled_from(["$(id)", "'\"\\", "a\nb\r\n\tc", "null", "1e-3", "🎨", "\x7f\x00\x85\u2028", "- [", "${HOME}"]),
+    st.booleans(),
+    st.floats(1e-300, 10),
+    st.none() | st.lists(st.integers(1, 65536), max_size=3),
+    st.none() | st.integers(2, 100_000),
+)
+
+
+@given(configs)
+@settings(max_examples=100)
+def test_every_setting_reaches_the_container_byte_for_byte(
+    tiny_set: Dataset, tmp_path_factory: pytest.TempPathFactory, config: TrainConfig
+) -> None:
+    # As the SDK writes the file (sagemaker.core.local.image._write_json_file), and our container reads it.
+    base = platform(tmp_path_factory.mktemp("ml"), tiny_set, hyperparameters(config, None))
+    assert SageMakerFolders(base).begin_run().read_config() == config
+
+
+def test_the_sdk_is_given_no_key_no_profile_and_nothing_to_tell_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, **KEYS, "AWS_PROFILE": "mine", "AWS_ENDPOINT_URL": "http://x"})
+    shut_off(tmp_path / "defaults.json")
+    left = {name: value for name, value in os.environ.items() if name.startswith(("AWS", "SAGEMAKER"))}
+    assert left == {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "SAGEMAKER_VALIDATE_ROLE": "false",
+        "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(tmp_path / "defaults.json"),
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(tmp_path / "defaults.json"),
+    }
+    modules = json.loads((tmp_path / "defaults.json").read_text())["SageMaker"]["PythonSDK"]["Modules"]
+    assert modules == {"TelemetryOptOut": True}
+
+
+# -- what is missing -----------------------------------------------------------------------------
+
+ENGINE = "case $1 in version) echo 20.10;; "
+
+
+@pytest.mark.parametrize(
+    ("has_sdk", "client", "said"),
+    [
+        (False, None, "needs the SageMaker SDK, which is not installed here: make .venv/cloud"),
+        (True, None, "needs Docker, and there is no docker command here"),
+        (True, "echo Cannot connect to the Docker daemon >&2; exit 1", "does not answer: Cannot connect to the Docker"),
+        (True, ENGINE + "*) exit 1;; esac", "needs a compose: install"),
+        (True, ENGINE + "compose) ;; *) exit 1;; esac", "Docker has no such image here. Make it with make image"),
+        (True, ENGINE + "esac", ""),
+    ],
+    ids=["no SDK", "no Docker", "no engine", "no compose", "no image", "all there"],
+)
+def test_what_is_missing_is_told_in_one_line_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_sdk: bool, client: str | None, said: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if has_sdk else None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if client is not None:
+        (tmp_path / "docker").write_text(f"#!/bin/sh\n{client}\n")
+        (tmp_path / "docker").chmod(0o755)
+    backend = SageMakerLocalBackend()
+    if not said:
+        backend.check()
+        return
+    for call in (backend.check, lambda: backend.submit(SPEC)):
+        with pytest.raises(ConfigError) as refusal:
+            call()
+        assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_submit_without_docker_ends_with_exit_code_2_and_one_line(tiny_set: Dataset, tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, tiny_set, "0", epochs=1)
+    answer = submit(grid, tmp_path / "studies", PATH="/nowhere")
+    assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1
+    assert "needs Docker" in answer.stderr or "make .venv/cloud" in answer.stderr
+    assert not list(tmp_path.glob("studies/*/jobs/*.log"))
+
+
+# -- what is taken -------------------------------------------------------------------------------
+
+Entry = tuple[str | tarfile.TarInfo, bytes]
+
+
+def entry(name: str, **fields: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(made, field, value)
+    return made
+
+
+def pack(path: Path, entries: list[Entry]) -> Path:
+    """Writes a model.tar.gz of any entries."""
+    with tarfile.open(path, "w:gz") as archive:
+        for what, content in entries:
+            member = entry(what) if isinstance(what, str) else what
+            if isinstance(what, str):
+                member.size = len(content)
+            archive.addfile(member, io.BytesIO(content) if content else None)  # without one a size is only said
+    return path
+
+
+def name_of(item: Entry) -> str:
+    return item[0] if isinstance(item[0], str) else item[0].name
+
+
+def finished() -> list[Entry]:
+    """Returns what the SDK packs of a finished run."""
+    names = [f"evaluation/{name}" for name in ("val.json", "test.json", "predictions_val.csv", "predictions_test.csv")]
+    folder: Entry = (entry("evaluation", type=tarfile.DIRTYPE), b"")
+    status = json.dumps({"state": "done", "epoch": 3}).encode()
+    files = [("model.keras", b"weights"), ("model.json", b'{"settings": {}}'), ("environment.json", b"{}")]
+    texts = [("metrics.jsonl", b"{}\n"), ("log.txt", b"done in 1 s"), ("status.json", status)]
+    return [folder, *((name, b"x") for name in names), *files, *texts]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Returns a run that began."""
+    run = RunDir(tmp_path / "run")
+    run.begin(TrainConfig(), Path("/data"), "digest")
+    run.write_status(RunStatus("running", epoch=1))
+    return run
+
+
+def test_what_a_finished_run_left_is_put_into_its_directory(run: RunDir, tmp_path: Path) -> None:
+    take_model(pack(tmp_path / "model.tar.gz", finished()), run)
+    assert run.is_complete() and run.log.read_text() == "done in 1 s"
+    assert run.read_status() == RunStatus("done", epoch=3)
+    assert json.loads(run.model_json.read_text())["settings"] == TrainConfig().model_dump(mode="json")
+
+
+BIG = 9 * 2**30
+LINK = {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ([("../config.json", b"{}")], "no file of that name"),
+        ([("/tmp/config.json", b"{}")], "no file of that name"),
+        ([("evaluation/../config.json", b"{}")], "no file of that name"),
+        ([("config.json", b"{}")], "no file of that name"),
+        ([("evaluation/.lock", b"")], "no file of that name"),
+        ([("evaluation/model.tar.gz", b"x")], "no file of that name"),
+        ([(entry("log.txt", **LINK), b"")], "no regular file"),
+        ([(entry("evaluation", **LINK), b""), ("evaluation/a.json", b"")], "no regular file"),
+        ([(entry("log.txt", type=tarfile.LNKTYPE, linkname="model.keras"), b"")], "no regular file"),
+        ([(entry("log.txt", type=tarfile.CHRTYPE, devmajor=1, devminor=3), b"")], "no regular file"),
+        ([(entry("log.txt", type=tarfile.FIFOTYPE), b"")], "no regular file"),
+        ([(entry("model.keras", type=tarfile.DIRTYPE), b"")], "no such folder"),
+        ([("log.txt", b"once"), ("log.txt", b"twice")], "comes twice"),
+        ([(entry("model.keras", size=BIG), b"")], "8,589,934,592 bytes are not accepted"),
+        ([(f"evaluation/a{number}.json", b"") for number in range(1001)], "more than 1,000 entries"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_s17_an_archive_with_one_hostile_entry_changes_nothing(
+    run: RunDir, tmp_path: Path, added: list[Entry], said: str
+) -> None:
+    names = {name_of(item) for item in added}
+    sound = [item for item in finished() if name_of(item) not in names]
+    refused(run, pack(tmp_path / "model.tar.gz", [*sound, *added]), said)
+
+
+def refused(run: RunDir, archive: Path, said: str) -> None:
+    """Asserts that an archive is refused, and that nothing of it is in the run directory or beside it."""
+
+    def files() -> dict[Path, bytes]:
+        beside = [path for path in archive.parent.rglob("*") if path.is_file() and "unpacked" not in path.parts]
+        return {path: path.read_bytes() for path in beside}
+
+    before = files()
+    with pytest.raises(BackendError, match=said):
+        take_model(archive, run)
+    assert files() == before
+
+
+def test_s17_a_truncated_archive_changes_nothing_wherever_it_is_cut(run: RunDir, tmp_path: Path) -> None:
+    archive = pack(tmp_path / "model.tar.gz", [("log.txt", os.urandom(5000)), *finished()])
+    content = archive.read_bytes()
+    for length in range(0, len(content) - 1, len(content) // 40):
+        archive.write_bytes(content[:length])
+        shutil.rmtree(run.path / "sagemaker-local", ignore_errors=True)
+        refused(run, archive, "model.tar.gz: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", gzip.compress(b""), gzip.compress(b"\0" * 1024), b"\x1f\x8b\x08"])
+def test_s17_what_is_no_archive_or_an_empty_one_is_refused(run: RunDir, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.tar.gz").write_bytes(content)
+    refused(run, tmp_path / "model.tar.gz", "model.tar.gz: ")
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_s17_a_bomb_is_refused_before_it_fills_disk_or_memory(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    monkeypatch.setattr(sagemaker_local, "FREE_BYTES", 2**20)
+    with gzip.open(tmp_path / "model.tar.gz", "wb", compresslevel=9) as archive:
+        archive.write(entry("model.keras", size=2**26, type=kind).tobuf())
+        archive.writelines([b"\0" * 2**20] * 64)
+    refused(run, tmp_path / "model.tar.gz", "would unpack to more than 200 times as many")
+    unpacked = run.path / "sagemaker-local" / "unpacked" / "model.keras"
+    assert not unpacked.exists() or unpacked.stat().st_size <= 2**24
+
+
+# -- in real containers --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine() -> None:
+    """Skips unless all is here that the backend needs."""
+    try:
+        SageMakerLocalBackend().check()
+    except (ConfigError, BackendError) as missing:
+        pytest.skip(str(missing))
+
+
+def command(grid: Path, root: Path, backend: str = "sagemaker-local") -> list[str]:
+    return [sys.executable, "-m", "jobs", "submit", str(grid), "--backend", backend, "--root", str(root)]
+
+
+def submit(
+    grid: Path, root: Path, backend: str = "sagemaker-local", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(grid, root, backend),
+        cwd=PROJECT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def left_behind(root: Path) -> list[str]:
+    """Returns what of a study's jobs is still there: their folders, and their containers."""
+    runs = [RunDir(path) for path in root.glob("**/runs/*")]
+    labels = [f"label={PROJECT_LABEL}={Containers(run).project}" for run in runs]
+    found = [docker("ps", "--all", "--quiet", "--filter", label).stdout for label in labels]
+    return [str(path) for path in root.rglob("sagemaker-local")] + [text for text in found if text]
+
+
+def test_trials_that_were_stopped_or_whose_job_was_killed_go_on_and_end_as_on_the_local_backend(
+    engine: None, tiny_set: Dataset, tmp_path: Path
+) -> None:
+    grid = write_grid(tmp_path, tiny_set, "0, 1", epochs=80)
+    assert submit(grid, tmp_path / "here", "local").returncode == 0
+    here, there = Study(tmp_path / "here", "little"), Study(tmp_path / "there", "little")
+    stopped, killed = (there.run(trial_id) for trial_id in here.trial_ids())
+    submitter = subprocess.Popen(
+        command(grid, tmp_path / "there"),
+        cwd=PROJECT,
+        env={**os.environ, **KEYS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while min(len(run.read_metrics()) for run in (stopped, killed)) < 2:  # shown while it trains: the runs pace this
+        assert submitter.poll() is None, submitter.communicate()[0]
+        time.sleep(0.02)
+    psutil.Process(killed.lock_holder()).kill()
+    submitter.send_signal(signal.SIGINT)
+    output, _ = submitter.communicate()
+    status = stopped.read_status()
+    assert submitter.returncode == 75, output
+    assert status is not None and status.state == "interrupted" and status.epoch >= 2
+    assert [str(killed.path) in path for path in left_behind(tmp_path)] == [True, False]  # its folder and container
+
+    answer = submit(grid, tmp_path / "there", **KEYS)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    for run in (stopped, killed):
+        place = place_gone_on_from(run.log.read_text())
+        assert place is not None and place[0] >= 2
+        assert json.loads(run.environment.read_text())["image_digest"].startswith("sha256:")
+    assert compare(here, there) == []
+    assert left_behind(tmp_path) == []
+    content = b"".join(path.read_bytes() for path in there.path.rglob("*") if path.is_file())
+    assert len(content) > 10_000 and not [key for key in KEYS.values() if key.encode() in content]
+
+
+def test_weights_that_do_not_fit_fail_the_trial_with_the_containers_reason_and_the_files_name_here(
+    engine: None, tiny_set: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "not weights.h5").write_bytes(b"nothing that HDF5 knows")
+    grid = tmp_path / "g.yaml"
+    model = {"name": "mobilenet", "alpha": 0.25, "weights": str(tmp_path / "not weights.h5")}
+    base = {"model": model, "data.image_size": 32, "train.epochs": 1}
+    grid.write_text(json.dumps({"study": "g", "dataset": str(tiny_set.folder), "base": base}))
+    answer = submit(grid, tmp_path)
+    assert answer.returncode == 1
+    assert f"model.weights {tmp_path}/not weights.h5: cannot be loaded into mobilenet" in answer.stdout
+    assert left_behind(tmp_path) == []
