@@ -323,6 +323,7 @@ class Rehearsal:
     def _watch(self, submit: subprocess.Popen[bytes], pending: deque[Fault], count: int) -> None:
         """Follows a submit to its end; the pending faults are delivered as their moments come."""
         since: dict[bool, float] = {}  # the fault's moments are counted from: a trainer's start, its first step
+        pace = self._pace(len(pending), count)
         looked = 0.0
         while submit.poll() is None:
             if self._stop.requested:
@@ -335,14 +336,29 @@ class Rehearsal:
                 since.setdefault(False, now)
                 if self._has_loaded(*trainer):
                     since.setdefault(True, now)
-            if pending and now - since.get(pending[0].loaded, math.inf) >= pending[0].delay_s:
+            if pending and now - since.get(pending[0].loaded, math.inf) >= pending[0].delay_s * pace:
                 self._deliver(pending.popleft(), count, submit, trainers)
                 since.clear()
+                pace = self._pace(len(pending), count)
             if now - looked >= 1:
                 looked = now
                 self._say_done()
             time.sleep(POLL_S)
         self._say_done()
+
+    def _pace(self, pending: int, count: int) -> float:
+        """Returns by how much the faults to come must hurry to come before the grid has ended, as on a machine that
+        is busier now than when it ran undisturbed: 1 if not at all."""
+        epochs = [(trial.config.total_epochs(), self._epoch(trial)) for trial in self.trials]
+        left = sum(total - done for total, done in epochs) / sum(total for total, _ in epochs)
+        return min(1.0, left * count / pending) if pending else 1.0
+
+    def _epoch(self, trial: Trial) -> int:
+        """Returns how many of a trial's epochs are behind it, those that early stopping leaves out too."""
+        status = _status(self.study.run(trial.trial_id))
+        if status is None:
+            return 0
+        return trial.config.total_epochs() if status.state == "done" else status.epoch
 
     def _end(self, submit: subprocess.Popen[bytes]) -> None:
         submit.terminate()
