@@ -16,12 +16,12 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from artclf.errors import ArtclfError, ConfigError, StorageError
+from artclf.errors import ArtclfError, ConfigError, StorageError, storage_error
 from artclf.locks import turn
 from artclf.records import INDEX, MANIFEST, PICTURES, Dataset
-from artclf.storage import local_path, make_folder
+from artclf.storage import TEMPORARY, check_key, local_path, make_folder
 
 if TYPE_CHECKING:
     from artclf.s3 import S3Storage
@@ -95,50 +95,55 @@ def fetched_dataset(uri: str) -> Dataset:
             f"{uri}: no prepared data set here (no {MANIFEST}). Make one with: python -m artclf.prepare SOURCE --out "
             f"FOLDER; submit puts it into the bucket."
         ) from None
+    sha256, size = _described(manifest, uri)
     folder = cache_folder() / "buckets" / hashlib.sha256(manifest).hexdigest()[:16]
-    with turn(folder.with_name(f".{folder.name}.lock")):
+    with turn(folder.with_name(".lock")):  # of all sets: nobody makes room between our look and our note
         if not (folder / MANIFEST).exists():
-            _make_room(folder, _size_bytes(manifest, uri))
-            for name in (INDEX, PICTURES):
-                storage.download(name, folder / name)
-            storage.download(MANIFEST, folder / MANIFEST, hashlib.sha256(manifest).hexdigest())
-        _note_use(folder)
-    fetcher = _Fetcher(storage, folder)
+            _make_room(folder, size)
+        _note_use(folder, size)
+    fetcher = _Fetcher(storage, folder, sha256)
+    for name in (INDEX, PICTURES, MANIFEST):
+        fetcher.fetch(name)
     dataset = Dataset.open(folder, fetcher.fetch)
-    fetcher.expected = {shard["name"]: shard for shard in dataset.manifest["shards"]}
     threading.Thread(target=fetcher.fetch_all, name="fetcher", daemon=True).start()
     return dataset
 
 
 class _Fetcher:
-    """Gets shards of one data set, each by one process at a time."""
+    """Gets the files of one data set, each by one process at a time; ``sha256`` is what each must have."""
 
-    def __init__(self, storage: S3Storage, folder: Path) -> None:
-        self._storage, self._folder = storage, folder
-        self.expected: dict[str, dict[str, Any]] = {}
+    def __init__(self, storage: S3Storage, folder: Path, sha256: dict[str, str]) -> None:
+        self._storage, self._folder, self._sha256 = storage, folder, sha256
 
     def fetch(self, name: str) -> None:
-        """Gets a shard if it is not here yet. Raises StorageError if it cannot be had as the manifest says."""
+        """Gets a file if it is not here yet. Raises StorageError if it cannot be had as the manifest says."""
         path = self._folder / name
         with turn(path.with_name(f".{path.name}.lock")):
             if path.exists():
                 return
             try:
-                self._storage.download(name, path, self.expected[name]["sha256"])
+                self._storage.download(name, path, self._sha256.get(name))
             except FileNotFoundError as error:
                 raise StorageError(f"{error}: a part of the data set is missing. Put it there again.") from error
 
     def fetch_all(self) -> None:
-        """Gets all shards, one after the other, while others are read."""
-        for name in self.expected:
+        """Gets all files, one after the other, while others are read."""
+        for name in self._sha256:
             with contextlib.suppress(ArtclfError):  # whoever needs it tries again, and tells
                 self.fetch(name)
 
 
-def _size_bytes(manifest: bytes, uri: str) -> int:
+def _described(manifest: bytes, uri: str) -> tuple[dict[str, str], int]:
+    """Returns the SHA-256 of each file of a data set by its name, and how much its shards take."""
     try:
-        return sum(int(shard["bytes"]) for shard in json.loads(manifest)["shards"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        told = json.loads(manifest)
+        sha256 = {MANIFEST: hashlib.sha256(manifest).hexdigest()}
+        sha256 |= {name: str(about["sha256"]) for name, about in told.get("files", {}).items()}
+        sha256 |= {shard["name"]: str(shard["sha256"]) for shard in told["shards"]}
+        for name in sha256:
+            check_key(name)
+        return sha256, sum(int(shard["bytes"]) for shard in told["shards"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{uri}/{MANIFEST}: not the manifest of a prepared data set ({error!r}).") from error
 
 
@@ -152,20 +157,34 @@ def _make_room(folder: Path, needed: int) -> None:
         limit = float(os.environ.get(LIMIT_GB) or _DEFAULT_LIMIT_GB) * 1e9
     except ValueError:
         raise ConfigError(f"{LIMIT_GB}: expected a number of 10^9 bytes, received {os.environ[LIMIT_GB]!r}.") from None
-    make_folder(folder)
     others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
-    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in others}
+    sizes = {path: _sizes(path) for path in others}
+
+    def free() -> float:
+        whole, there = sum(whole for whole, _ in sizes.values()), sum(there for _, there in sizes.values())
+        return min(limit - whole, shutil.disk_usage(folder.parent).free - (whole - there))
+
     for path in sorted(others, key=_used_at):
-        if sum(sizes.values()) + needed <= limit and shutil.disk_usage(folder).free >= needed:
-            break
+        if needed <= free():
+            return
         if _remove_unused(path):
             del sizes[path]
-    free = min(limit - sum(sizes.values()), shutil.disk_usage(folder).free)
-    if needed > free:
+    if needed > free():
         raise StorageError(
-            f"{folder.parent}: the data set takes {needed:,} bytes, {max(0, int(free)):,} are free there. "
+            f"{folder.parent}: the data set takes {needed:,} bytes, {max(0, int(free())):,} are free there. "
             f"Free some, raise {LIMIT_GB}, or set ARTCLF_CACHE to a larger disk."
         )
+
+
+def _sizes(folder: Path) -> tuple[int, int]:
+    """Returns the bytes that a data set will take once all of it is here, and those that are here."""
+    there = whole = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process has just given it its name
+            there += path.stat().st_size if path.is_file() else 0
+    with contextlib.suppress(OSError, ValueError):
+        whole = int((folder / _IN_USE).read_text())
+    return max(whole, there), there
 
 
 def _used_at(folder: Path) -> float:
@@ -178,11 +197,23 @@ _held: list[int] = []
 """Descriptors of the data sets that this process uses; they are free again when it ends."""
 
 
-def _note_use(folder: Path) -> None:
-    descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.utime(folder / _IN_USE)
-    _held.append(descriptor)
+def _note_use(folder: Path, size: int) -> None:
+    """Keeps a data set from being removed while this process lives, and notes what it will take."""
+    make_folder(folder)
+    path = folder / _IN_USE
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _held.append(descriptor)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in [*folder.rglob(f"{TEMPORARY}*")]:  # by a process that was killed: nobody else is here
+                left.unlink()
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if path.read_text() != f"{size}":
+            path.write_text(f"{size}")
+        os.utime(path)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
 
 
 def _remove_unused(folder: Path) -> bool:

@@ -75,6 +75,10 @@ class DamagedObject(StorageError):
     """An object is not as it was written, however often it is asked for."""
 
 
+class _Missing(Exception):
+    """There is no such object. No OSError, which would be taken for one of the disk."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One object of a listing: its key below the prefix, its size, and a word that changes with its content."""
@@ -179,8 +183,6 @@ class S3Storage:
                     self._connection.is_proven = True
                     return content, answer["ETag"]
                 patience.mismatched(problem)
-            except ArtclfError:
-                raise
             except Exception as error:
                 if _status(error) == 404 and _code(error) != "NoSuchBucket":
                     raise FileNotFoundError(self._shown(key)) from error
@@ -215,8 +217,6 @@ class S3Storage:
                 call["IfMatch"] = answer["ETag"]
                 call.pop("IfNoneMatch", None)
                 patience.mismatched(problem)
-            except ArtclfError:
-                raise
             except Exception as error:
                 is_refused = _status(error) == 412 or (_status(error) == 404 and "IfMatch" in call)
                 if not is_refused or _code(error) == "NoSuchBucket":
@@ -336,8 +336,6 @@ class S3Storage:
                 if problem is None:
                     return {"ETag": answer["ETag"], "PartNumber": number, "ChecksumSHA256": checksum}
                 patience.mismatched(problem)
-            except ArtclfError:
-                raise
             except Exception as error:
                 patience.failed(error)
 
@@ -352,20 +350,25 @@ class S3Storage:
             StorageError: if it cannot be had, is not as it was written, or not what was expected.
         """
         patience = self._patience("read", key)
-        with atomic_file(path) as temporary:
-            while True:
-                answer = self._fetch(key, temporary, patience)
-                with open(temporary, "rb") as file:
-                    found = hashlib.file_digest(file, "sha256")
-                    file.seek(0)
-                    md5 = hashlib.file_digest(file, "md5")
-                problem = _mismatch(answer, temporary.stat().st_size, found, md5)
-                if problem is None and sha256 is not None and found.hexdigest() != sha256:
-                    problem = f"expected the SHA-256 {sha256[:12]}, found {found.hexdigest()[:12]}"
-                if problem is None:
-                    self._connection.is_proven = True
-                    return
-                patience.mismatched(problem)
+        try:
+            with atomic_file(path) as temporary:
+                while (problem := self._fetch_checked(key, temporary, sha256, patience)) is not None:
+                    patience.mismatched(problem)
+        except _Missing as error:
+            raise FileNotFoundError(self._shown(key)) from error
+        self._connection.is_proven = True
+
+    def _fetch_checked(self, key: str, path: Path, sha256: str | None, patience: _Patience) -> str | None:
+        """Writes an object's bytes to a file, and returns in what they are not as they should be, or None."""
+        answer = self._fetch(key, path, patience)
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256")
+            file.seek(0)
+            md5 = hashlib.file_digest(file, "md5")
+        problem = _mismatch(answer, path.stat().st_size, found, md5)
+        if problem is None and sha256 is not None and found.hexdigest() != sha256:
+            problem = f"expected the SHA-256 {sha256[:12]}, found {found.hexdigest()[:12]}"
+        return problem
 
     def _fetch(self, key: str, path: Path, patience: _Patience) -> dict[str, Any]:
         """Writes an object's bytes to a file, over as many connections as it takes, and returns its description."""
@@ -386,12 +389,16 @@ class S3Storage:
                     patience.failed(error)
                 except Exception as error:
                     if _status(error) == 404 and _code(error) != "NoSuchBucket":
-                        raise FileNotFoundError(self._shown(key)) from error
-                    if _status(error) in (412, 416):  # replaced meanwhile: from the start
+                        raise _Missing from error
+                    is_replaced = _status(error) in (412, 416)
+                    if is_replaced or _is_damage(error):  # from the start
                         file.seek(0)
                         file.truncate()
                         first = {}
-                    patience.failed(error)
+                    if is_replaced:
+                        patience.wait(error)
+                    else:
+                        patience.failed(error)
 
     # -- the server itself -----------------------------------------------------------------------
 
@@ -450,6 +457,8 @@ class S3Storage:
             )
             if not page.get("IsTruncated"):
                 return found
+            if not page.get("NextKeyMarker"):
+                raise StorageError(f"{self.uri}: the server cut the list of uploads short.")
             place = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def abort(self, upload: UnfinishedUpload) -> None:
@@ -607,11 +616,16 @@ class _Patience:
 
     def failed(self, error: Exception) -> None:
         """Waits for the next try. Raises what a person should read if there is none."""
+        if isinstance(error, ArtclfError):  # found by ourselves: it has its words
+            raise error
+        if _is_damage(error):
+            self.mismatched("another checksum")
+            return
         if not self._may_pass(error):
             raise self._storage._refusal(self._action, self._key, error) from error
+        self.wait(error)
         if _is_about_credentials(error):
             self._storage._connection.renew()
-        self._wait(error)
 
     def mismatched(self, problem: str) -> None:
         """Waits for the next try after content that was not as it was written."""
@@ -619,7 +633,7 @@ class _Patience:
         error = DamagedObject(f"{self._storage._shown(self._key)}: not as it was written ({problem}).")
         if self._mismatches >= MOST_MISMATCHES:
             raise error
-        self._wait(error)
+        self.wait(error)
 
     def _may_pass(self, error: Exception) -> bool:
         if _is_about_credentials(error):
@@ -629,7 +643,8 @@ class _Patience:
             return self._mismatches < MOST_MISMATCHES
         return _is_passing(error)
 
-    def _wait(self, error: Exception) -> None:
+    def wait(self, error: Exception) -> None:
+        """Waits for the next try after what passes. Raises what a person should read if the budget is used up."""
         now = self._storage._clock()
         if self._until is None:
             proven = self._storage._connection.is_proven
@@ -701,18 +716,26 @@ def _is_about_credentials(error: Exception) -> bool:
     from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, TokenRetrievalError
 
     kinds = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError)
-    return isinstance(error, kinds) or _code(error) in _CREDENTIALS
+    # The answer to a HEAD has no body that could tell more than 400.
+    return isinstance(error, kinds) or _code(error) in (*_CREDENTIALS, "400")
+
+
+def _is_damage(error: Exception) -> bool:
+    """Says whether botocore found other bytes than the server's checksum is of."""
+    from botocore.exceptions import FlexibleChecksumError
+
+    return isinstance(error, FlexibleChecksumError)
 
 
 def _is_passing(error: Exception) -> bool:
     """Says whether the same call may well succeed a moment later."""
-    from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
     from botocore.exceptions import ConnectionError as NotReached
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         return _status(error) >= 500 or _status(error) in (408, 429) or _code(error) in _PASSING
-    kinds = (NotReached, HTTPClientError, IncompleteReadError, ResponseParserError, FlexibleChecksumError)
+    kinds = (NotReached, HTTPClientError, IncompleteReadError, ResponseParserError)
     return isinstance(error, (*kinds, ConnectionError))
 
 

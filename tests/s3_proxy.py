@@ -65,6 +65,9 @@ class Refuse:
     message: str = "The proxy says so."
     headers: tuple[tuple[str, str], ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.status} {self.code}"
+
     def xml(self) -> bytes:
         """Returns the body, in S3's form."""
         return (
@@ -75,9 +78,13 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Edit:
-    """Changes the body of the answer."""
+    """Changes the body of the answer, in a way that has a name."""
 
+    name: str
     change: Callable[[bytes], bytes]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -151,12 +158,12 @@ class FaultProxy:
     """
 
     server_url: str
-    credentials: Mapping[str, str]
+    credentials: Mapping[str, str] = field(repr=False)
     seed: int = 0
     shares: Mapping[Break | Refuse, float] = field(default_factory=dict)
     page_size: int | None = None
     dropped: Sequence[str] = ()
-    requests: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list, repr=False)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ What they are like, which decides what can be shown on which (moto 5.2, SeaweedF
   bucket owner is ignored.
 - moto checks neither signatures nor checksums, so it stores what was damaged on the way; keys with a newline are 404;
   If-Match on a missing key is 404, where SeaweedFS says 412.
+- SeaweedFS does not say which key the next page of multipart uploads begins with.
 - SeaweedFS checks signatures (against the Host header that was sent) and ``x-amz-checksum-*``, not the
   ``x-amz-content-sha256`` of a signed request. Keys are paths: ``\\`` becomes ``/``, a part has at most 255 bytes, a
   part ``.uploads`` is hidden, and ``a/x`` is listed before ``a x``.
@@ -23,9 +24,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +55,11 @@ class S3Server:
 
     name: str
     url: str
-    credentials: dict[str, str]
+    credentials: dict[str, str] = field(repr=False)
 
+    @cached_property
     def client(self) -> S3Client:
-        """Returns a plain client, past any proxy and without retries."""
+        """A plain client for all threads: past any proxy, without retries, and without checksums as old clients."""
         import boto3
         from botocore.config import Config
 
@@ -67,7 +70,9 @@ class S3Server:
             aws_access_key_id=key,
             aws_secret_access_key=secret,
             region_name=REGION,
-            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}),
+            config=Config(
+                retries={"total_max_attempts": 1, "mode": "standard"}, request_checksum_calculation="when_required"
+            ),
         )
 
     def environment(self) -> dict[str, str]:
@@ -84,7 +89,7 @@ class S3Server:
     @contextmanager
     def fresh_bucket(self) -> Iterator[str]:
         """Yields the name of a new bucket, which is removed with all that it holds."""
-        name, client = f"bucket-{os.getpid()}-{next(_numbers)}", self.client()
+        name, client = f"bucket-{os.getpid()}-{next(_numbers)}", self.client
         client.create_bucket(Bucket=name)
         try:
             yield name
@@ -123,16 +128,17 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
     log = folder / "log.txt"
     with ExitStack() as ended:
         for _ in range(3):  # a port that was free may be taken in the moment before it is used
-            process, server = _start_weed(folder, log)
-            ended.callback(_end, process)
+            ports = dict(zip((*PORTS, "s3.port", "s3.port.grpc"), free_ports(len(PORTS) + 2), strict=True))
+            process, server = _start_weed(folder, log, ports)
+            ended.callback(_end, process, ports.values())
             if _is_ready(process, server):
                 yield server
                 return
-            _end(process)
+            _end(process, ports.values())
         raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _start_weed(folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
+def _start_weed(folder: Path, log: Path, ports: Mapping[str, int]) -> tuple[subprocess.Popen[bytes], S3Server]:
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": key, "secretKey": secret} for key, secret in CREDENTIALS.items()],
@@ -140,7 +146,6 @@ def _start_weed(folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], S3Ser
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir(exist_ok=True)
-    ports = dict(zip((*PORTS, "s3.port", "s3.port.grpc"), free_ports(len(PORTS) + 2), strict=True))
     command = [
         *(str(WEED), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"),
         *(f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.iam=false"),
@@ -149,7 +154,7 @@ def _start_weed(folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], S3Ser
         *("-master.volumeSizeLimitMB=64", "-volume.max=2000", "-volume.minFreeSpace=1"),
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
-    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "GOMAXPROCS": "2"}
+    environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ["PATH"], "GOMAXPROCS": "2"}
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -166,14 +171,17 @@ def _is_ready(process: subprocess.Popen[bytes], server: S3Server) -> bool:
             process.wait(0.1)
             return False
         with suppress(BotoCoreError, ClientError), server.fresh_bucket() as bucket:
-            server.client().put_object(Bucket=bucket, Key="ready", Body=b"yes")
+            server.client.put_object(Bucket=bucket, Key="ready", Body=b"yes")
             return True
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], ports: Iterable[int]) -> None:
     process.kill()  # asked to end it would wait 10 s for others to notice, and nothing of it is kept
     process.wait()
+    for port in ports:
+        for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # there, wherever its folder is
+            socket_file.unlink(missing_ok=True)
 
 
 def free_ports(count: int) -> list[int]:
@@ -212,8 +220,20 @@ def s3_server(request: pytest.FixtureRequest) -> S3Server:
     return server
 
 
+@pytest.fixture(scope="session")
+def models_parsed_once() -> Iterator[None]:
+    """Has botocore parse its models once: anew for each client, that takes longer than most of the tests."""
+    from botocore.loaders import JSONFileLoader
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
+        yield
+
+
 @pytest.fixture
-def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def bucket(
+    s3_server: S3Server, models_parsed_once: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
     """Yields a fresh bucket; the environment names its server and credentials for it, and no other settings."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -74,7 +74,9 @@ def test_preparing_for_a_run_can_be_stopped_and_goes_on(tiny_pictures: Path) -> 
 
 @pytest.mark.parametrize("uri", ["no/such/place", "s3://Bucket/set", "gopher://x"])
 def test_what_is_not_there_or_cannot_be_opened_is_named(uri: str) -> None:
-    with pytest.raises(ConfigError, match=r"no such data set|expected a folder of this machine|expected s3://BUCKET/PREFIX"):
+    with pytest.raises(
+        ConfigError, match=r"no such data set|expected a folder of this machine|expected s3://BUCKET/PREFIX"
+    ):
         open_dataset(uri)
 
 
