@@ -30,6 +30,7 @@ rehearse: .venv/ready
 
 test: .venv/ready
 	tests/packages.sh
+	tests/docker.sh
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 soak: .venv/ready
 	tests/packages.sh

@@ -27,17 +27,19 @@ PLATFORM_WORDS = ("sagemaker_", "_tuning_objective_metric")  # hyperparameters t
 class SageMakerFolders:
     """The platform's folders below a base, which is /opt/ml but in tests."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, checkpoints: Path | None = None) -> None:
         self.config = base / "input" / "config"
         self.channel = base / "input" / "data" / CHANNEL
-        self.run = RunDir(base / "checkpoints")
+        self.run = RunDir(checkpoints or base / "checkpoints")
         self.model = base / "model"
         self.failure = base / "output" / "failure"
 
     @classmethod
     def here(cls) -> SageMakerFolders:
-        """Returns the folders of this container (ARTCLF_SAGEMAKER_BASE moves them, for tests)."""
-        return cls(Path(os.environ.get("ARTCLF_SAGEMAKER_BASE", BASE)))
+        """Returns the folders of this container (ARTCLF_SAGEMAKER_BASE moves them, for tests; ARTCLF_CHECKPOINTS
+        names the one for checkpoints where the platform has none, which is so in the SDK's local mode)."""
+        checkpoints = os.environ.get("ARTCLF_CHECKPOINTS")
+        return cls(Path(os.environ.get("ARTCLF_SAGEMAKER_BASE", BASE)), Path(checkpoints) if checkpoints else None)
 
     def begin_run(self) -> RunDir:
         """Writes config.json and job.json from what the platform left, and returns the run directory.
@@ -61,11 +63,12 @@ class SageMakerFolders:
         return self.run
 
     def deliver(self) -> None:
-        """Copies the finished model and its scores to where the platform packs model.tar.gz from."""
+        """Copies all of the finished run but its commits to where the platform packs model.tar.gz from."""
+        run = self.run
         make_folder(self.model)
-        for path in (self.run.model, self.run.model_json, self.run.metrics, self.run.environment):
+        shutil.copytree(run.evaluation, self.model / run.evaluation.name, dirs_exist_ok=True)
+        for path in (run.model, run.model_json, run.metrics, run.environment, run.log, run.status):
             shutil.copy2(path, self.model / path.name)
-        shutil.copytree(self.run.evaluation, self.model / self.run.evaluation.name, dirs_exist_ok=True)
 
     def report_failure(self, reason: str) -> None:
         """Writes the file whose text the platform shows as the reason of failure, where there is a platform."""

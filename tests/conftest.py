@@ -15,6 +15,8 @@ from PIL import Image
 
 from artclf.records import Dataset
 
+pytest_plugins = ("tests.s3_servers",)
+
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 

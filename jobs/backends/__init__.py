@@ -5,7 +5,7 @@ from __future__ import annotations
 from artclf.errors import ConfigError, nearest
 from jobs.spec import Backend
 
-NAMES = ("local", "sagemaker")
+NAMES = ("local", "sagemaker", "sagemaker-local")
 
 
 def open_backend(name: str) -> Backend:
@@ -23,6 +23,10 @@ def open_backend(name: str) -> Backend:
         from jobs.settings import load_cloud_settings
 
         return SageMakerBackend(load_cloud_settings())
+    if name == "sagemaker-local":
+        from jobs.backends.sagemaker_local import SageMakerLocalBackend
+
+        return SageMakerLocalBackend()
     raise ConfigError(
         f"--backend {name}: no such backend in this version. Expected one of: {', '.join(NAMES)}.{nearest(name, NAMES)}"
     )

@@ -27,8 +27,6 @@ from tests.s3_proxy import SLOW_DOWN, Break, FaultProxy, Meanwhile
 if TYPE_CHECKING:
     from tests.s3_servers import S3Server
 
-pytest_plugins = ("tests.s3_servers",)
-
 PATIENCE_S = 60.0
 """So long a thread waits for another before the test gives up."""
 only_moto = pytest.mark.parametrize("s3_server", ["moto"], indirect=True)

@@ -38,8 +38,6 @@ from tests.s3_proxy import (
 if TYPE_CHECKING:
     from tests.s3_servers import S3Server
 
-pytest_plugins = ("tests.s3_servers",)
-
 PART = 5 * 2**20
 """The smallest part that S3 takes before the last (User Guide, "multipart upload limits")."""
 ACCOUNT = "123456789012"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from artclf.records import Dataset
+from artclf.rundir import RunDir
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -60,8 +61,26 @@ def test_c15_c18_string_hyperparameters_train_from_read_only_input_and_leave_a_m
     assert answer.returncode == 0, answer.stdout + answer.stderr
     settings = json.loads((base / "model" / "model.json").read_text())["settings"]
     assert settings["train"]["learning_rate"] == 0.001 and settings["data"]["augment"]["flip"] is True
-    assert (base / "model" / "model.keras").exists() and (base / "model" / "evaluation" / "test.json").exists()
     assert not (base / "output" / "failure").exists()
+
+
+def test_all_of_a_finished_run_but_its_commits_is_delivered(tiny_set: Dataset, tmp_path: Path) -> None:
+    base = platform(tmp_path / "ml", tiny_set, TINY)
+    assert start(base).returncode == 0
+    delivered = RunDir(base / "model")
+    status = delivered.read_status()
+    assert status is not None and status.state == "done" and delivered.is_complete()
+    assert "done in" in delivered.log.read_text() and not delivered.checkpoints.exists()
+
+
+def test_a_platform_without_a_folder_for_checkpoints_can_name_another_one(
+    tiny_set: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = platform(tmp_path / "ml", tiny_set, TINY)
+    monkeypatch.setenv("ARTCLF_CHECKPOINTS", str(tmp_path / "kept"))
+    answer = start(base)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert any((tmp_path / "kept" / "checkpoint").iterdir()) and not (base / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -39,9 +39,9 @@ from tests.fake_aws.server import ACCOUNT, REGION, FakeAws, Lost
 from tests.fake_aws.sts import FakeSts
 from tests.fake_aws.training_job import Durations, Job
 from tests.fake_aws.workloads import Scripted
-from tests.s3_servers import moto_server
 
-__all__ = ["moto_server"]
+if TYPE_CHECKING:
+    from tests.s3_servers import S3Server
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = CloudSettings(
@@ -73,7 +73,7 @@ resources: {{max_parallel: {parallel}}}
 
 
 @pytest.fixture
-def bucket(moto_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     for name, value in moto_server.environment().items():
         monkeypatch.setenv(name, value)

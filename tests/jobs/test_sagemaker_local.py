@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import importlib.util
 import io
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artclf.config import TrainConfig
-from artclf.errors import ConfigError
+from artclf.errors import ConfigError, Interrupted, StorageError
 from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus
 from container.sagemaker import SageMakerFolders
@@ -31,6 +34,7 @@ from jobs.backends.sagemaker_local import (
     PROJECT_LABEL,
     Containers,
     SageMakerLocalBackend,
+    Signals,
     hyperparameters,
     shut_off,
     take_model,
@@ -322,6 +326,146 @@ def test_s17_a_bomb_is_refused_before_it_fills_disk_or_memory(
     assert not unpacked.exists() or unpacked.stat().st_size <= 2**24
 
 
+# -- a job, with a docker that only says what it is told ------------------------------------------
+
+DOCKER = """#!/bin/sh
+case $1 in
+    ps) echo c1 ;;
+    inspect) echo "$TOLD" ;;
+    kill) echo "$3" >>"$0.signals" ;;
+    image) echo sha256:5e ;;
+esac
+"""
+Job = Callable[..., RunStatus]
+
+
+@pytest.fixture
+def job(tiny_set: Dataset, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Returns what carries out a job whose container ends as told, after the SDK did something in the job's folder."""
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", "")  # is changed, and put back at the end
+    monkeypatch.setattr(sagemaker_local, "shut_off", lambda defaults: None)
+    monkeypatch.setattr(sagemaker_local, "LOOK_S", 0.01)
+    run.begin(TrainConfig(), tiny_set.folder, tiny_set.digest, max_hours=1)
+
+    def carry_out(told: str, sdk: Callable[[Path], None], keeps_folder: bool = False) -> RunStatus:
+        monkeypatch.setenv("TOLD", told)
+        place = run.path / "sagemaker-local"
+        monkeypatch.setattr(sagemaker_local, "call_sdk", lambda arguments: sdk(place))
+        with contextlib.suppress(BackendError, Interrupted, StorageError):
+            sagemaker_local.Job(run, "little-a1", "artclf:latest", Signals()).run()
+        assert place.exists() == keeps_folder
+        status = run.read_status()
+        assert status is not None
+        return status
+
+    return carry_out
+
+
+def fails(place: Path) -> None:
+    raise RuntimeError("Process exited with code: 1")
+
+
+def tells_why(place: Path) -> None:
+    (place / "root" / "algo-1" / "output" / "failure").write_text("/opt/ml/input/data/checkpoints: is full")
+    raise RuntimeError("Process exited with code: 5")
+
+
+def points_elsewhere(place: Path) -> None:
+    (place / "root" / "algo-1" / "output" / "failure").symlink_to("/etc/passwd")
+    (place / "checkpoints" / "log.txt").symlink_to("/etc/passwd")
+    (place / "checkpoints" / "checkpoint" / "gen-000001").mkdir(parents=True)
+    (place / "checkpoints" / "checkpoint" / "gen-000001" / "state.json").symlink_to("/etc/passwd")
+    fails(place)
+
+
+@pytest.mark.parametrize(
+    ("told", "sdk", "reason"),
+    [
+        ("", fails, "no container was started: Process exited with code: 1"),
+        ("137 true", fails, "the container was killed: it took more memory than Docker gives"),
+        ("139 false", fails, "the container was killed by SIGSEGV"),
+        ("1 false", fails, "the container ended with exit code 1 and no verdict"),
+        ("5 false", tells_why, "{run}: is full"),
+        ("1 false", points_elsewhere, "the container ended with exit code 1 and no verdict"),
+        ("0 false", fails, "the container ended well, but the SDK did not: Process exited with code: 1"),
+        ("0 false", lambda place: None, "model.tar.gz: the SDK left none."),
+    ],
+    ids=["no container", "memory", "killed", "no word", "failure file", "links", "SDK", "no model"],
+)
+def test_a_job_that_failed_leaves_a_verdict_with_the_reason_and_no_folder(
+    job: Job, run: RunDir, told: str, sdk: Callable[[Path], None], reason: str
+) -> None:
+    status = job(told, sdk)
+    assert (status.state, status.reason) == ("failed", reason.format(run=run.path))
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "job.json", "status.json"}
+
+
+def commits(checkpoints: Path, *numbers: int) -> None:
+    for number in numbers:
+        (checkpoints / f"gen-{number:06d}").mkdir(parents=True)
+        (checkpoints / f"gen-{number:06d}" / "manifest.json").write_text(checkpoints.parent.name)
+
+
+@pytest.mark.parametrize(
+    ("here", "left", "kept"),
+    [((), (1, 2), "checkpoints"), ((1, 2), (2, 3), "checkpoints"), ((4, 5), (2, 3), "run"), ((4, 5), (), "run")],
+    ids=["first", "newer", "another backend went on", "none"],
+)
+def test_commits_that_a_killed_job_left_are_taken_unless_the_run_went_on_elsewhere(
+    job: Job, run: RunDir, here: tuple[int, ...], left: tuple[int, ...], kept: str
+) -> None:
+    commits(run.checkpoints, *here)
+    commits(run.path / "sagemaker-local" / "checkpoints" / "checkpoint", *left)
+    seen: list[dict[str, str]] = []
+
+    def looks(place: Path) -> None:
+        found = sorted((place / "checkpoints" / "checkpoint").glob("*/manifest.json"))
+        seen.append({path.parent.name: path.read_text() for path in found})
+        fails(place)
+
+    job("1 false", looks)
+    numbers = here if kept == "run" else left
+    assert seen == [{f"gen-{number:06d}": kept for number in numbers}]
+    assert {path.name for path in run.checkpoints.iterdir()} == seen[0].keys()
+
+
+def test_commits_that_a_full_disk_refuses_to_take_wait_for_the_next_job(
+    job: Job, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commits_and_fails(place: Path) -> None:
+        commits(place / "checkpoints" / "checkpoint", 1)
+        monkeypatch.setattr(shutil, "copytree", refuses)
+        fails(place)
+
+    def refuses(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    status = job("1 false", commits_and_fails, True)
+    assert status.state == "failed" and "No space left on device" in status.reason
+    monkeypatch.undo()
+    assert (run.path / "sagemaker-local" / "checkpoints" / "checkpoint" / "gen-000001").is_dir()
+
+
+def test_a_job_that_has_run_for_its_hours_lets_the_container_save_and_end(
+    job: Job, tiny_set: Dataset, run: RunDir, tmp_path: Path
+) -> None:
+    run.begin(TrainConfig(), tiny_set.folder, tiny_set.digest, max_hours=1e-9)
+    heard = tmp_path / "docker.signals"
+
+    def trains(place: Path) -> None:
+        (place / "checkpoints" / "job.json").touch()  # the entry point listens from here on
+        while not heard.exists() or not heard.read_text():
+            pass
+        raise RuntimeError("Process exited with code: 75")
+
+    status = job("75 false", trains)
+    assert (status.state, status.reason) == ("interrupted", "stopped by its time limit")
+    assert heard.read_text() == "TERM\n"
+
+
 # -- in real containers --------------------------------------------------------------------------
 
 
@@ -351,23 +495,31 @@ def submit(
     )
 
 
+@pytest.fixture
+def root(engine: None, tmp_path: Path) -> Iterator[Path]:
+    """Yields where studies lie whose containers are removed at the end, however the test ends."""
+    yield tmp_path / "there"
+    for path in tmp_path.glob("there/*/runs/*"):
+        Containers(RunDir(path)).remove()
+
+
 def left_behind(root: Path) -> list[str]:
     """Returns what of a study's jobs is still there: their folders, and their containers."""
-    runs = [RunDir(path) for path in root.glob("**/runs/*")]
+    runs = [RunDir(path) for path in root.glob("*/runs/*")]
     labels = [f"label={PROJECT_LABEL}={Containers(run).project}" for run in runs]
     found = [docker("ps", "--all", "--quiet", "--filter", label).stdout for label in labels]
     return [str(path) for path in root.rglob("sagemaker-local")] + [text for text in found if text]
 
 
 def test_trials_that_were_stopped_or_whose_job_was_killed_go_on_and_end_as_on_the_local_backend(
-    engine: None, tiny_set: Dataset, tmp_path: Path
+    root: Path, tiny_set: Dataset, tmp_path: Path
 ) -> None:
     grid = write_grid(tmp_path, tiny_set, "0, 1", epochs=80)
     assert submit(grid, tmp_path / "here", "local").returncode == 0
-    here, there = Study(tmp_path / "here", "little"), Study(tmp_path / "there", "little")
+    here, there = Study(tmp_path / "here", "little"), Study(root, "little")
     stopped, killed = (there.run(trial_id) for trial_id in here.trial_ids())
     submitter = subprocess.Popen(
-        command(grid, tmp_path / "there"),
+        command(grid, root),
         cwd=PROJECT,
         env={**os.environ, **KEYS},
         stdout=subprocess.PIPE,
@@ -383,29 +535,29 @@ def test_trials_that_were_stopped_or_whose_job_was_killed_go_on_and_end_as_on_th
     status = stopped.read_status()
     assert submitter.returncode == 75, output
     assert status is not None and status.state == "interrupted" and status.epoch >= 2
-    assert [str(killed.path) in path for path in left_behind(tmp_path)] == [True, False]  # its folder and container
+    assert [str(killed.path) in path for path in left_behind(root)] == [True, False]  # its folder and container
 
-    answer = submit(grid, tmp_path / "there", **KEYS)
+    answer = submit(grid, root, **KEYS)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     for run in (stopped, killed):
         place = place_gone_on_from(run.log.read_text())
         assert place is not None and place[0] >= 2
         assert json.loads(run.environment.read_text())["image_digest"].startswith("sha256:")
     assert compare(here, there) == []
-    assert left_behind(tmp_path) == []
+    assert left_behind(root) == []
     content = b"".join(path.read_bytes() for path in there.path.rglob("*") if path.is_file())
     assert len(content) > 10_000 and not [key for key in KEYS.values() if key.encode() in content]
 
 
 def test_weights_that_do_not_fit_fail_the_trial_with_the_containers_reason_and_the_files_name_here(
-    engine: None, tiny_set: Dataset, tmp_path: Path
+    root: Path, tiny_set: Dataset, tmp_path: Path
 ) -> None:
     (tmp_path / "not weights.h5").write_bytes(b"nothing that HDF5 knows")
     grid = tmp_path / "g.yaml"
     model = {"name": "mobilenet", "alpha": 0.25, "weights": str(tmp_path / "not weights.h5")}
     base = {"model": model, "data.image_size": 32, "train.epochs": 1}
     grid.write_text(json.dumps({"study": "g", "dataset": str(tiny_set.folder), "base": base}))
-    answer = submit(grid, tmp_path)
+    answer = submit(grid, root)
     assert answer.returncode == 1
     assert f"model.weights {tmp_path}/not weights.h5: cannot be loaded into mobilenet" in answer.stdout
-    assert left_behind(tmp_path) == []
+    assert left_behind(root) == []
