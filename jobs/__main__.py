@@ -131,9 +131,7 @@ def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Stud
         raise ConfigError(
             f"--root {root}: the backend {backend.name} needs s3://BUCKET/PREFIX, where its jobs can write."
         )
-    study = open_study(root, name, settings.account, settings.region)
-    backend.check()
-    return backend, study
+    return backend, open_study(root, name, settings.account, settings.region)
 
 
 def _look(study: Study) -> None:
@@ -170,6 +168,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
     stop = StopRequest.on_signals("trials that run go on by themselves: submit again, or end them with jobs stop.")
     opened = open_all(arguments, stop.check)
     study, grid = opened.study, opened.grid
+    opened.backend.check()
     study.check()
     with study.submitting():
         opened = replace(opened, outcomes=outcomes(study, opened.trials, opened.backend))  # nobody else submits now

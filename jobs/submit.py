@@ -43,6 +43,7 @@ def outcomes(study: Study, trials: Sequence[Trial], backend: Backend) -> dict[st
     jobs = study.last_jobs()
     handles = [jobs[trial.trial_id] for trial in trials if trial.trial_id in jobs]
     states = {status.handle.trial_id: status.state for status in backend.status(handles)}
+    study.refresh()  # after the jobs were asked: one that has ended by then has left its verdict
     return {t.trial_id: run_outcome(study, t.trial_id, states.get(t.trial_id)) for t in trials}
 
 
@@ -183,10 +184,11 @@ class Submission:
         self._watcher.holding(why, self._hold_s)
 
     def _collect(self) -> None:
-        handles = [handle for _, handle in self._alive.values()]
-        for status in self._backend.status(handles):
-            if status.state.alive:
-                continue
+        statuses = self._backend.status([handle for _, handle in self._alive.values()])
+        ended = [status for status in statuses if not status.state.alive]
+        if ended:
+            self._study.refresh()  # what was seen before may be from before its verdict
+        for status in ended:
             trial, _ = self._alive.pop(status.handle.trial_id)
             result = run_outcome(self._study, trial.trial_id, status.state)
             if status.may_pass and result.state not in ("done", "diverged"):
