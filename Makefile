@@ -15,6 +15,7 @@ help:
 	@echo "make logs GRID=grids/x.yaml ARGS=TRIAL"
 	@echo "make drill GRID=grids/x.yaml [ARGS=--faults 8]   rehearse interruptions here"
 	@echo "make rehearse GRID=grids/x.yaml BACKEND=sagemaker    the cloud without an account"
+	@echo "make image | push"
 
 demo: .venv/ready
 	$(JOBS) submit grids/demo.yaml $(if $(ROOT),--root $(ROOT)) $(ARGS)

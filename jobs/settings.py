@@ -31,7 +31,7 @@ _FORMS = {
     "region": (r"[a-z]{2}(-[a-z]+)+-[0-9]", "a region, such as us-east-1"),
     "account": (r"[0-9]{12}", "an account's 12 digits, in quotes"),
     # Lengths and forms of CreateTrainingJob (SageMaker API reference, RoleArn and TrainingImage).
-    "role_arn": (r"arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+", "the ARN of a role"),
+    "role_arn": (r"(?=.{20,2048}$)arn:aws[a-z\-]*:iam::[0-9]{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+", "the ARN of a role"),
     "image": (r"[\x21-\x7e]{1,255}", "an image, at best by digest: …@sha256:…"),
     "root": (r"s3://.+", "s3://BUCKET/PREFIX"),
 }
@@ -102,6 +102,8 @@ def _check(path: Path, name: str, value: Any) -> None:
 
 def _pushed_image() -> dict[str, str]:
     try:
-        return {"image": str(json.loads(PUSHED.read_bytes())["image"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        image = json.loads(PUSHED.read_bytes())["image"]
+        _check(PUSHED, "image", image)
+        return {"image": image}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError):  # as if nothing had been pushed
         return {}
