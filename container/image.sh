@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds this checkout's image and tags it IMAGE:COMMIT and IMAGE:latest. From the environment: IMAGE (artclf),
-# BASE_IMAGE and TF_PACKAGE (as in the Dockerfile), and as secrets of the build alone the files named by
-# PIP_CONFIG_FILE, UV_CONFIG_FILE and SSL_CERT_FILE. Arguments go to docker build.
+# Builds this checkout's image and tags it IMAGE:latest and, unless it has changes, IMAGE:COMMIT. From the environment:
+# IMAGE (artclf), BASE_IMAGE and TF_PACKAGE (as in the Dockerfile), and as secrets of the build alone the files named
+# by PIP_CONFIG_FILE, UV_CONFIG_FILE and SSL_CERT_FILE. Arguments go to docker build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 image=${IMAGE:-artclf}
@@ -9,6 +9,7 @@ commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=-dirty
 tag=$commit
 case ${TF_PACKAGE:-} in *cuda*) tag+=-gpu ;; esac
+case $commit in unknown | *-dirty) tag=latest ;; esac # a commit's name alone would not say what is in it
 
 # Every machine of the backends is amd64, whatever this one is.
 options=(--file container/Dockerfile --platform linux/amd64 --build-arg "COMMIT=$commit"

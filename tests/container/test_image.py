@@ -94,6 +94,18 @@ def test_the_user_can_change_nothing_of_the_program_and_nothing_of_ours_is_in_sa
     assert (code, output.split()) == (0, ["10001", "artclf", "container"])
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o666], ids=oct)
+def test_what_the_user_can_read_and_write_does_not_depend_on_the_modes_in_the_checkout(
+    image: str, tmp_path: Path, mode: int
+) -> None:
+    tree = copy_tree(PROJECT, tmp_path / "tree")
+    for path in (*(tree / "artclf").iterdir(), tree / "container" / "sagemaker.py"):
+        path.chmod(mode)
+    with built(tree, base_of(image)) as mine, containers(mine) as engine:
+        look = "find /opt/artclf -writable ! -type l; python -c 'import artclf.config, container.sagemaker'"
+        assert engine.run("-c", look, options=["--entrypoint", "sh"]) == (0, "")
+
+
 def test_the_image_holds_the_locked_packages_of_its_groups_and_no_tools_for_installing(engine: Containers) -> None:
     code, output = engine.run(
         "-c",
@@ -130,7 +142,7 @@ LYING_ABOUT = (
 )
 OF_THE_CHECKOUT = b"planted-secret-of-the-checkout"
 OF_THE_BUILD = [b"planted-secret-of-the-certificates", b"planted-secret-of-pip", b"planted-secret-of-uv"]
-SEEN = b"The one command of every job"
+SEEN = b"class TrainConfig"
 """Is in every image: the search would find it."""
 
 
