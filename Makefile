@@ -36,7 +36,7 @@ test: .venv/ready
 soak: .venv/ready
 	tests/packages.sh
 	$(PY) -m pytest -n 2 --dist worksteal --soak tests/faults tests/artclf/test_checkpoint.py tests/artclf/test_s3.py \
-		tests/container tests/jobs/test_sagemaker.py $(ARGS)
+		tests/container tests/jobs/test_sagemaker.py tests/jobs/test_sagemaker_backend.py tests/jobs/test_bucket_study.py $(ARGS)
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .

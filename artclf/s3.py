@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import math
 import random
 import re
@@ -583,6 +584,8 @@ def aws_session() -> Any:
     import boto3
     import botocore.exceptions
 
+    for name in ("auth", "endpoint", "parsers"):  # at DEBUG they print requests and answers, session tokens in them
+        logging.getLogger(f"botocore.{name}").setLevel(logging.INFO)
     try:
         session = boto3.session.Session()
         if session.get_credentials() is None:
@@ -713,11 +716,12 @@ def _clocks(error: Exception) -> str:
 
 
 def _is_about_credentials(error: Exception) -> bool:
-    from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, TokenRetrievalError
+    from botocore import exceptions as of
 
-    kinds = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError)
+    missing = (of.NoCredentialsError, of.PartialCredentialsError, of.CredentialRetrievalError)
+    expired = (of.TokenRetrievalError, of.SSOError, of.LoginError)
     # The answer to a HEAD has no body that could tell more than 400.
-    return isinstance(error, kinds) or _code(error) in (*_CREDENTIALS, "400")
+    return isinstance(error, (*missing, *expired)) or _code(error) in (*_CREDENTIALS, "400")
 
 
 def _is_damage(error: Exception) -> bool:

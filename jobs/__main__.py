@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,10 +84,11 @@ class Submitted:
             )
         return found[0]
 
-    def is_running(self, trial_id: str) -> bool:
-        """Says whether a job is at work on a trial."""
-        job = self.study.last_jobs().get(trial_id)
-        return job is not None and self.backend.status([job])[0].state.alive
+    def running(self, trials: Iterable[str]) -> list[str]:
+        """Returns those of some trials that a job is at work on."""
+        jobs = self.study.last_jobs()
+        handles = [jobs[trial_id] for trial_id in trials if trial_id in jobs]
+        return [status.handle.trial_id for status in self.backend.status(handles) if status.state.alive]
 
 
 def open_submitted(arguments: argparse.Namespace) -> Submitted:
@@ -190,7 +191,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
             print(f"Nothing to start: all {len(steps)} trials have ended.")
         if work or not _report_is_current(study):
             _write_report(study, opened.dataset)
-    return _submit_verdict(opened, stop.requested)
+    return _submit_verdict(opened, stop.reason)
 
 
 def status_command(arguments: argparse.Namespace) -> int:
@@ -212,14 +213,16 @@ def status_command(arguments: argparse.Namespace) -> int:
 def logs_command(arguments: argparse.Namespace) -> int:
     """Prints a trial's log; with --follow until its job ends."""
     submitted = open_submitted(arguments)
-    trial_id = submitted.find(arguments.trial)
+    if len(arguments.trials) > 1:
+        raise ConfigError(f"expected one trial, received {len(arguments.trials)}: {' '.join(arguments.trials)}.")
+    trial_id = submitted.find(*arguments.trials or [""])
     run, job = submitted.study.run(trial_id), submitted.study.last_jobs().get(trial_id)
     if job is None:
         print(f"{trial_id}: not started yet; there is no log.", file=sys.stderr)
         return 0
     place = 0
     while True:
-        running = submitted.is_running(trial_id)
+        running = submitted.running([trial_id])
         if run.log.exists():
             with open(run.log, encoding="utf-8", errors="replace") as lines:
                 lines.seek(place)
@@ -243,7 +246,7 @@ def stop_command(arguments: argparse.Namespace) -> int:
     submitted = open_submitted(arguments)
     study, jobs = submitted.study, submitted.study.last_jobs()
     chosen = [submitted.find(name) for name in arguments.trials] or list(jobs)
-    running = [trial_id for trial_id in chosen if submitted.is_running(trial_id)]
+    running = submitted.running(chosen)
     submitter = study.submitter()
     if not arguments.trials:
         study.ask_to_stop()
@@ -258,7 +261,7 @@ def stop_command(arguments: argparse.Namespace) -> int:
             submitted.backend.stop(jobs[trial_id])
     trials = "1 running trial" if len(running) == 1 else f"{len(running)} running trials"
     print(f"Asked {trials} to save and end; waiting for them.", flush=True)
-    while any(submitted.is_running(trial_id) for trial_id in running):
+    while submitted.running(running):
         time.sleep(submitted.backend.poll_s)
     study.refresh()
     for trial_id in running:
@@ -379,13 +382,16 @@ def _report_is_current(study: Study) -> bool:
     return all(source.stat().st_mtime_ns < written for source in sources)
 
 
-def _submit_verdict(opened: Opened, stopped: bool) -> int:
+def _submit_verdict(opened: Opened, stop_reason: str) -> int:
     """Says how the grid stands after a submit, and returns the exit code that says so too."""
+    from jobs.submit import ASKED_TO_STOP
+
     states = Counter(result.state for result in opened.outcomes.values())
     left = len(opened.trials) - states["done"] - states["diverged"]
     print(f"Report: {_shown_path(opened.study.path / 'report.html')}")
-    if stopped and left:
-        what = "running jobs go on" if opened.backend.is_remote else "what ran is saved"
+    if stop_reason and left:
+        go_on = opened.backend.is_remote and stop_reason != ASKED_TO_STOP
+        what = "running jobs go on" if go_on else "what ran is saved"
         raise Interrupted(f"stopped; {what}. Run the same submit again and it goes on.")
     if states["diverged"]:
         print(f"{states['diverged']} of {len(opened.trials)} trials diverged; the same settings would diverge again.")
@@ -437,10 +443,10 @@ def _step_json(opened: Opened, step: Step, requests: bool) -> dict[str, Any]:
 
 
 def _request(opened: Opened, trial: Trial) -> dict[str, Any]:
-    from jobs.submit import job_spec
+    from jobs.submit import job_spec, next_attempt
 
-    last = opened.study.last_jobs().get(trial.trial_id)
-    return opened.backend.request(job_spec(opened.study, opened.grid, trial, last.attempt + 1 if last else 1))
+    attempt = next_attempt(opened.study.last_jobs().get(trial.trial_id), opened.backend)
+    return opened.backend.request(job_spec(opened.study, opened.grid, trial, attempt))
 
 
 def _status_json(opened: Opened, trial: Trial) -> dict[str, Any]:
@@ -553,9 +559,21 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Runs ``python -m jobs``."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     code: int = COMMANDS[arguments.command][0](arguments)
     return code
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Returns the arguments; trials may stand behind options too, where argparse no longer takes them for such
+    (Python issue 59317)."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if "trials" in arguments and not any(word.startswith("-") for word in rest):
+        arguments.trials += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -587,7 +605,7 @@ def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
     if name == "status":
         command.add_argument("--watch", action="store_true", help="show again until all have ended")
     if name == "logs":
-        command.add_argument("trial", metavar="TRIAL", nargs="?", default="", help="its id, or the beginning of it")
+        command.add_argument("trials", metavar="TRIAL", nargs="*", help="its id, or the beginning of it")
         command.add_argument("--follow", action="store_true", help="go on until the job ends")
     if name == "stop":
         command.add_argument("trials", nargs="*", metavar="TRIAL")

@@ -21,11 +21,12 @@ from typing import Any
 from artclf.cache import is_in_bucket, local_file
 from artclf.config import weights_identity
 from artclf.errors import ArtclfError, ConfigError, StorageError
+from artclf.locks import turn
 from artclf.records import MANIFEST, Dataset
 from artclf.rundir import RunDir, read_json, write_json
 from artclf.s3 import S3Storage
 from artclf.storage import LocalStorage, check_key
-from jobs.grid import Trial
+from jobs.grid import Expansion, Grid, Trial
 from jobs.spec import JobHandle
 from jobs.study import Study
 
@@ -35,6 +36,9 @@ AT_ONCE = 16
 _STOP = "stop.json"
 _NOT_COPIED = ("checkpoint", "tensorboard", "model.keras", "lease.json")
 """Of a run: too large for a look, or no business of anybody who looks."""
+_MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore")
+"""What SageMaker's own upload leaves beside files (amazon-sagemaker-examples, issue 1518)."""
+LONGEST_PART = 200  # bytes of a file's name: a temporary one beside it must fit into 255 too
 
 
 class BucketStudy(Study):
@@ -84,9 +88,20 @@ class BucketStudy(Study):
     def problems(self) -> list[str]:
         return self._copy.problems
 
+    def trial_ids(self) -> list[str]:
+        keys = (key.split("/") for key in self._copy.versions)
+        return sorted({parts[1] for parts in keys if parts[0] == "runs" and len(parts) >= 3})
+
+    def record(self, grid: Grid, dataset_path: str, data_digest: str, expansion: Expansion) -> None:
+        super().record(grid, dataset_path, data_digest, expansion)
+        self.refresh()
+
     def is_complete(self, trial_id: str) -> bool:
         run = RunDir(Path("runs") / trial_id)
-        return all(path.as_posix() in self._copy.versions for path in run.left_when_done())
+        left = [path.as_posix() for path in run.left_when_done()]
+        if not all(key in self._copy.versions for key in left) and self._copy.may_be_newer(run.status.as_posix()):
+            self.refresh()  # the verdict may have come after the listing, as the files that go before it
+        return all(key in self._copy.versions for key in left)
 
     def fetch_model(self, trial_id: str) -> None:
         self._copy.fetch(f"runs/{trial_id}/{self.run(trial_id).model.name}")
@@ -110,8 +125,7 @@ class BucketStudy(Study):
                     self._bucket.upload(file.relative_to(self.path).as_posix(), file)
 
     def stops_asked(self) -> str:
-        content = read_json(self.path / _STOP)
-        return str(content.get("token", "")) if isinstance(content, dict) else ""
+        return self._copy.versions.get(_STOP, "")
 
     def ask_to_stop(self) -> None:
         self._bucket.write(_STOP, json.dumps({"token": secrets.token_hex(8)}).encode())
@@ -125,8 +139,8 @@ class BucketStudy(Study):
             }
         )
         job = {"dataset": dataset_path, "data_digest": data_digest, "max_hours": max_hours}
+        self._bucket.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
         self._bucket.create(f"runs/{trial.trial_id}/config.json", settings.to_json().encode())
-        self._bucket.create(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
 
     def share_dataset(self, dataset: Dataset, uri: str, say: Callable[[str], None]) -> str:
         if is_in_bucket(uri):
@@ -180,23 +194,38 @@ class Copy:
         self._index = folder / ".copied.json"
         self.versions: dict[str, str] = {}
         self.problems: list[str] = []
+        self._stamps: dict[str, str] = {}
+        self._news: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
-        """Copies what is new or changed in the bucket and removes what is no longer there."""
-        self.versions = {entry.key: entry.version for entry in self._storage.entries() if _is_plain(entry.key)}
-        wanted = {key: version for key, version in self.versions.items() if _is_copied(key)}
-        copied = self._copied()
-        news = [
-            key for key, version in wanted.items() if copied.get(key) != version or not (self._folder / key).exists()
-        ]
-        self.problems = []
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            failed = {key for key, problem in zip(news, pool.map(self._try, news), strict=True) if problem}
-        for key in copied.keys() - wanted.keys():
-            (self._folder / key).unlink(missing_ok=True)
-        now = {key: version for key, version in wanted.items() if key not in failed}
-        if now != copied:
-            write_json(self._index, now)
+        """Copies what is new or changed in the bucket, or was changed here, and removes what is no longer there."""
+        with turn(self._folder / ".copy.lock"):
+            here = self._here()  # before the listing: what another process puts into both meanwhile was not removed
+            self.versions = {entry.key: entry.version for entry in self._storage.entries() if _is_plain(entry.key)}
+            wanted = {key: version for key, version in self.versions.items() if _is_copied(key)}
+            for key in here.keys() - wanted.keys():
+                (self._folder / key).unlink(missing_ok=True)
+            copied = self._copied()
+            news = [
+                key for key, version in wanted.items() if key not in here or copied.get(key) != [version, here[key]]
+            ]
+            self.problems = []
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                here |= dict(zip(news, pool.map(self._try, news), strict=True))
+            self._stamps, self._news = here, frozenset(news)
+            now = {key: [version, here[key]] for key, version in wanted.items() if here[key]}
+            if now != copied:
+                write_json(self._index, now)
+
+    def may_be_newer(self, key: str) -> bool:
+        """Says whether a file here may be newer than the listing of our last look: it was fetched after that, or by
+        another process."""
+        return key in self._news or _stamp(self._folder / key) != self._stamps.get(key, "")
+
+    def _here(self) -> dict[str, str]:
+        """Returns the copied files that are here, each with a word that changes when it is written to."""
+        storage = LocalStorage(self._folder)
+        return {key: _stamp(storage.path(key)) for key in storage.list() if _is_plain(key) and _is_copied(key)}
 
     def fetch(self, key: str) -> None:
         """Copies one object that ``refresh`` passes over. Raises StorageError if it cannot be had."""
@@ -206,14 +235,16 @@ class Copy:
             raise StorageError(f"{error}: expected it there, found nothing. Submit again to run it anew.") from error
 
     def _try(self, key: str) -> str:
+        """Copies an object and returns its file's stamp; nothing if it cannot be had."""
+        path = self._folder / key
         try:
-            self._storage.download(key, self._folder / key)
+            self._storage.download(key, path)
         except FileNotFoundError:
-            return "gone"  # since the listing
+            return ""  # since the listing
         except (ConfigError, StorageError) as error:
             self.problems.append(str(error))
-            return str(error)
-        return ""
+            return ""
+        return _stamp(path)
 
     def _copied(self) -> dict[str, Any]:
         try:
@@ -223,17 +254,29 @@ class Copy:
         return content if isinstance(content, dict) else {}
 
 
+def _stamp(path: Path) -> str:
+    try:
+        about = path.stat()
+    except FileNotFoundError:  # in this instant
+        return ""
+    return f"{about.st_mtime_ns} {about.st_size}"
+
+
 def _is_plain(key: str) -> bool:
     """Says whether a key is of the form that artclf writes: others never become a path of this machine."""
     try:
         check_key(key)
     except ConfigError:
         return False
-    return not any(part.startswith(".") for part in key.split("/")) and len(key) < 512 and key.isprintable()
+    return (
+        key.isprintable()
+        and len(key) < 512
+        and not any(part.startswith(".") or len(part.encode()) > LONGEST_PART for part in key.split("/"))
+    )
 
 
 def _is_copied(key: str) -> bool:
     parts = key.split("/")
     if parts[0] == "runs":
-        return len(parts) >= 3 and parts[2] not in _NOT_COPIED
-    return key in ("study.json", _STOP) or (parts[0] == "jobs" and key.endswith(".json"))
+        return len(parts) >= 3 and parts[2] not in _NOT_COPIED and not key.endswith(_MARKERS)
+    return key == "study.json" or (parts[0] == "jobs" and key.endswith(".json"))

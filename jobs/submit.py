@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from artclf.errors import StorageError
 from artclf.interrupt import StopRequest
 from jobs.grid import Grid, Trial
-from jobs.plan import Step
+from jobs.plan import Step, plan
 from jobs.spec import Backend, JobHandle, JobNameTaken, JobSpec, JobState, Outcome, QuotaError, outcome
 from jobs.study import Study
 
 HOLD_S, LONGEST_HOLD_S = 10.0, 120.0
 """After a full quota or missing capacity: how long until the next job is offered, doubled each time in a row."""
+ASKED_TO_STOP = "jobs stop"
+"""Why a submit stops that was asked to through the study."""
+LAUNCHES_A_LOOK = 10
+"""After so many launches in a row the study is looked at: somebody may have asked to stop meanwhile."""
+SLICE_S = 1.0
+"""How long a Ctrl-C waits at most for the end of a sleep."""
 
 
 class Watcher(Protocol):
@@ -38,9 +44,11 @@ class Watcher(Protocol):
         """A stop was asked for; the running trials save and end."""
 
 
-def outcomes(study: Study, trials: Sequence[Trial], backend: Backend) -> dict[str, Outcome]:
-    """Returns how each trial stands, from its run directory and its last job."""
-    jobs = study.last_jobs()
+def outcomes(
+    study: Study, trials: Sequence[Trial], backend: Backend, jobs: Mapping[str, JobHandle] | None = None
+) -> dict[str, Outcome]:
+    """Returns how each trial stands, from its run directory and its last job (``jobs``: as they were known before)."""
+    jobs = study.last_jobs() if jobs is None else jobs
     handles = [jobs[trial.trial_id] for trial in trials if trial.trial_id in jobs]
     states = {status.handle.trial_id: status.state for status in backend.status(handles)}
     study.refresh()  # after the jobs were asked: one that has ended by then has left its verdict
@@ -75,6 +83,14 @@ def job_spec(study: Study, grid: Grid, trial: Trial, attempt: int) -> JobSpec:
     )
 
 
+def next_attempt(last: JobHandle | None, backend: Backend) -> int:
+    """Returns the number of a trial's next attempt, told by its last job. One that was recorded and perhaps never
+    started is made again where a name is given once: there it is found if it was."""
+    if last is None:
+        return 1
+    return last.attempt if backend.is_remote and not last.remote_id else last.attempt + 1
+
+
 class Submission:
     """One submit under way.
 
@@ -100,9 +116,10 @@ class Submission:
         self._study, self._grid, self._backend = study, grid, backend
         self._dataset_path, self._data_digest = dataset_path, data_digest
         self._watcher, self._sleep = watcher, sleep
-        self._last = study.last_jobs()
+        self._last: dict[str, JobHandle] = {}
         self._alive: dict[str, tuple[Trial, JobHandle]] = {}
         self._waiting: deque[Step] = deque()
+        self._unseen: list[JobHandle] = []  # started since the study was looked at
         self._ended: dict[str, Outcome] = {}
         self._held_s = self._hold_s = 0.0
 
@@ -111,16 +128,23 @@ class Submission:
 
         A requested stop launches nothing more. On this machine it also asks the running jobs to save, and waits
         for them; jobs elsewhere are left to go on.
+
+        Raises:
+            ConfigError: if a job could never be started, before anything is.
         """
-        self._waiting = deque(step for step in steps if step.launches)
         asked_before = self._study.stops_asked()
-        for step in steps:
-            if step.action == "wait":
-                self._adopt(step.trial, step, self._last[step.trial.trial_id])
+        self._begin(steps)
+
+        def may_launch() -> bool:
+            is_free = self._held_s <= 0 and len(self._alive) < max_parallel
+            return bool(self._waiting) and is_free and not stop.requested
+
         asked_to_stop = False
         while self._alive or (self._waiting and not stop.requested):
-            while self._waiting and self._held_s <= 0 and len(self._alive) < max_parallel and not stop.requested:
+            launched = 0
+            while launched < LAUNCHES_A_LOOK and may_launch():
                 self._launch(self._waiting.popleft())
+                launched += 1
             if stop.requested and not asked_to_stop:
                 asked_to_stop = True
                 self._watcher.stopping([trial for trial, _ in self._alive.values()])
@@ -128,19 +152,53 @@ class Submission:
                     break
                 for _, handle in self._alive.values():
                     self._backend.stop(handle)
-            self._sleep(self._backend.poll_s)
-            self._held_s -= self._backend.poll_s
-            self._study.refresh()
-            if self._study.stops_asked() != asked_before:
-                stop.reason = stop.reason or "jobs stop"
-            self._collect()
+            has_more = may_launch()
+            if not has_more:
+                self._wait(stop)
+            self._look(stop, asked_before)
+            if not has_more and (asked_to_stop or not stop.requested):
+                self._collect()
             self._watcher.tick([trial for trial, _ in self._alive.values()])
         return self._ended
+
+    def _begin(self, steps: Sequence[Step]) -> None:
+        """Sorts the steps into those that wait and those that run, as they are now: another submitter may have been
+        at work since they were planned. Attempts are counted from the very records of jobs that the steps follow
+        from: whoever made the next attempt meanwhile is met under its name, and never outnumbered by one more."""
+        for step in steps:
+            if step.launches:
+                self._backend.request(self._spec(step.trial))
+        trials = [step.trial for step in steps if step.action != "skip"]
+        self._last = self._study.last_jobs()
+        for step in plan(trials, outcomes(self._study, trials, self._backend, self._last)):
+            if step.launches:
+                self._waiting.append(step)
+            elif step.action == "wait":
+                self._adopt(step.trial, step, self._last[step.trial.trial_id])
+            else:
+                self._found_ended(step, run_outcome(self._study, step.trial.trial_id, None))
+
+    def _look(self, stop: StopRequest, asked_before: str) -> None:
+        """Looks at the study, and whether anybody asked through it that all trials stop."""
+        self._study.refresh()
+        if self._study.stops_asked() != asked_before:
+            stop.reason = stop.reason or ASKED_TO_STOP
+            for handle in self._unseen:  # whoever asked did not see them run
+                self._backend.stop(handle)
+        self._unseen.clear()
+
+    def _wait(self, stop: StopRequest) -> None:
+        """Lets the time until the next look pass, or until a stop is asked for."""
+        was_requested, left_s = stop.requested, self._backend.poll_s
+        self._held_s -= left_s
+        while left_s > 0 and stop.requested == was_requested:
+            self._sleep(min(left_s, SLICE_S))
+            left_s -= SLICE_S
 
     def _launch(self, step: Step) -> None:
         trial = step.trial
         self._study.begin_run(trial, self._dataset_path, self._data_digest, self._grid.resources.max_hours)
-        spec = job_spec(self._study, self._grid, trial, self._next_attempt(trial))
+        spec = self._spec(trial)
         # Recorded before it is started too: a submitter that is killed in between leaves no job that nobody knows.
         intended = JobHandle(self._backend.name, spec.name, "", trial.trial_id, spec.attempt, spec.run_uri)
         self._study.record_job(intended)
@@ -154,27 +212,29 @@ class Submission:
             self._study.refresh()
             result = run_outcome(self._study, trial.trial_id, JobState.STOPPED)
             if result.state in ("done", "diverged"):
-                self._ended[trial.trial_id] = result
-                self._watcher.ended(trial, result)
+                self._found_ended(step, result)
             else:
                 self._waiting.appendleft(step)
             return
         self._hold_s = 0.0
+        self._unseen.append(handle)
         self._study.record_job(handle)
         self._adopt(trial, step, handle)
 
-    def _next_attempt(self, trial: Trial) -> int:
-        """Returns the number of the next attempt. One that was recorded and perhaps never started is made again
-        where a name is given once: there it is found if it was."""
-        last = self._last.get(trial.trial_id)
-        if last is None:
-            return 1
-        return last.attempt if self._backend.is_remote and not last.remote_id else last.attempt + 1
+    def _spec(self, trial: Trial) -> JobSpec:
+        attempt = next_attempt(self._last.get(trial.trial_id), self._backend)
+        return job_spec(self._study, self._grid, trial, attempt)
 
     def _adopt(self, trial: Trial, step: Step, handle: JobHandle) -> None:
         self._last[trial.trial_id] = handle
         self._alive[trial.trial_id] = (trial, handle)
         self._watcher.started(trial, step)
+
+    def _found_ended(self, step: Step, result: Outcome) -> None:
+        """Takes note of a trial that another submitter brought to its end."""
+        self._watcher.started(step.trial, replace(step, action="wait"))
+        self._ended[step.trial.trial_id] = result
+        self._watcher.ended(step.trial, result)
 
     def _hold(self, step: Step, why: str) -> None:
         """Lets a step wait until there may be a machine for it."""
@@ -190,11 +250,12 @@ class Submission:
             self._study.refresh()  # what was seen before may be from before its verdict
         for status in ended:
             trial, _ = self._alive.pop(status.handle.trial_id)
+            self._held_s = 0.0  # its machine may be had
             result = run_outcome(self._study, trial.trial_id, status.state)
             if status.may_pass and result.state not in ("done", "diverged"):
                 self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
                 continue
-            if result.reason and status.word and result.state == "failed":
+            if result.reason and status.word and result.state in ("failed", "missing"):
                 result = replace(result, reason=f"{result.reason} ({status.word})")
             self._ended[trial.trial_id] = result
             self._watcher.ended(trial, result)

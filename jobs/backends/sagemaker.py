@@ -10,6 +10,7 @@ plain request can be shown by ``plan --requests`` and compared whole in a test.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
 VOLUME_GB = 30  # asked for but unused on ml.g4dn, which have their own NVMe (API reference, ResourceConfig)
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 INTERNAL_RETRIES = 3  # RetryStrategy: of SageMaker's own InternalServerError only (API reference)
-CREATE_BUDGET_S = 600.0
-"""For so long one job is offered again while SageMaker says that too many calls were made."""
+CREATE_BUDGET_S, READ_BUDGET_S, FIRST_BUDGET_S = 60.0, 600.0, 20.0
+"""For so long one call is repeated while it fails in passing: a create (which the submitter then offers again
+later), any other, and one to a service that never answered, perhaps for a wrong region."""
+NOT_OFFERED = ("g4dn.metal",)  # EC2 has it, SageMaker has not (API reference, ResourceConfig, InstanceType)
+LONGEST_ARGUMENT = 256  # of ContainerArguments (API reference, AlgorithmSpecification)
 PAGE = 100  # the most that ListTrainingJobs returns at once (API reference)
 READS_A_MINUTE = 8
+LIST_LAG_S = 300.0
+"""For so long a job that was just started may be missing from listings, and is not asked for by itself."""
 DEFAULT_WAIT_FACTOR = 2.0
 """How long a spot job may take in all, waiting included, as a multiple of its running time, where nothing is said."""
 
@@ -54,6 +60,7 @@ _WAITING = ("Starting", "Pending", "LaunchingMLInstances", "PreparingTrainingSta
 _NO_CAPACITY = ("CapacityError", "InsufficientCapacity", "InsufficientInstanceCapacity")
 _NOT_FOUND = "Requested resource not found"
 _THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded")
+_SIGNATURES = ("InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "RequestExpired")
 
 
 class SageMakerBackend:
@@ -75,13 +82,16 @@ class SageMakerBackend:
     ) -> None:
         self._settings, self._sleep, self._clock = settings, sleep, clock
         self._clients: dict[str, Any] = {}
+        self._has_answered = False
+        self._started: dict[str, float] = {}  # names of jobs that were started here and not listed yet, and when
+        self._seen_alive: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._pages = 1
 
     @property
     def poll_s(self) -> float:
         """How long to wait between two looks, so that those at large studies stay within READS_A_MINUTE."""
-        return max(self._settings.poll_seconds, (self._pages - 1) * 60 / READS_A_MINUTE)
+        return max(self._settings.poll_seconds, self._pages * 60 / READS_A_MINUTE if self._pages > 1 else 0)
 
     def check(self) -> None:
         """Proves that there are credentials, of the right account. Raises ConfigError."""
@@ -94,8 +104,19 @@ class SageMakerBackend:
             )
 
     def request(self, spec: JobSpec) -> dict[str, Any]:
-        """Returns the CreateTrainingJob request."""
+        """Returns the CreateTrainingJob request.
+
+        Raises:
+            ConfigError: if SageMaker has no such machine, or the run's URI is longer than it takes.
+        """
         settings = self._settings
+        if spec.instance in NOT_OFFERED:
+            raise ConfigError(f"resources.instance: SageMaker does not offer {spec.instance}. Choose another one.")
+        if len(spec.run_uri) > LONGEST_ARGUMENT:
+            raise ConfigError(
+                f"{spec.run_uri[:80]}…: expected at most {LONGEST_ARGUMENT} characters for a run's URI, an argument "
+                f"of its job, received {len(spec.run_uri)}. Use a shorter --root."
+            )
         run_s = max(60, math.ceil(spec.max_hours * 3600))
         stopping = {"MaxRuntimeInSeconds": run_s}
         if spec.spot:
@@ -135,24 +156,18 @@ class SageMakerBackend:
             BackendError: if SageMaker refuses it, or the name is another study's.
         """
         request = self.request(spec)
-        until, pause_s = self._clock() + CREATE_BUDGET_S, 1.0
-        while True:
-            try:
-                arn = self._client("sagemaker").create_training_job(**request)["TrainingJobArn"]
-                return JobHandle(self.name, spec.name, arn, spec.trial_id, spec.attempt, spec.run_uri)
-            except Exception as error:
-                code = _code(error)
-                if code == "ResourceInUse":
-                    return self._started_before(spec)
-                if code == "ResourceLimitExceeded":
-                    raise QuotaError(f"{spec.name}: {_message(error)}") from error
-                passing = code in _THROTTLED or _is_lost(error)
-                if not passing:
-                    raise self._refusal(spec.name, error) from error
-                if self._clock() >= until:
-                    raise QuotaError(f"{spec.name}: {_message(error)}") from error
-                self._sleep(random.uniform(0.5, 1) * pause_s)
-                pause_s = min(pause_s * 2, 20.0)
+        try:
+            arn = self._tried(
+                lambda: self._client("sagemaker").create_training_job(**request)["TrainingJobArn"], CREATE_BUDGET_S
+            )
+        except Exception as error:
+            code = _code(error)
+            if code == "ResourceInUse":
+                return self._started_before(spec)
+            if code == "ResourceLimitExceeded" or _is_passing(error):
+                raise QuotaError(f"{spec.name}: {_message(error)}") from error
+            raise self._refusal(spec.name, error) from error
+        return self._handle(spec, arn)
 
     def _started_before(self, spec: JobSpec) -> JobHandle:
         job = self._call(lambda: self._client("sagemaker").describe_training_job(TrainingJobName=spec.name))
@@ -164,7 +179,12 @@ class SageMakerBackend:
             )
         if job["TrainingJobStatus"] in ("Completed", "Failed", "Stopped"):
             raise JobNameTaken(f"{spec.name}: has ended already ({job['TrainingJobStatus']}).")
-        return JobHandle(self.name, spec.name, job["TrainingJobArn"], spec.trial_id, spec.attempt, spec.run_uri)
+        return self._handle(spec, job["TrainingJobArn"])
+
+    def _handle(self, spec: JobSpec, arn: str) -> JobHandle:
+        self._started[spec.name] = self._clock()
+        self._seen_alive.add(spec.name)
+        return JobHandle(self.name, spec.name, arn, spec.trial_id, spec.attempt, spec.run_uri)
 
     def status(self, handles: Sequence[JobHandle]) -> list[JobStatus]:
         """Returns the states; a job that was recorded and never started is ABSENT."""
@@ -174,8 +194,9 @@ class SageMakerBackend:
         return [self._status(handle, listed.get(handle.name)) for handle in handles]
 
     def _listed(self, handles: Sequence[JobHandle]) -> dict[str, dict[str, Any]]:
-        """Returns the summaries of all jobs of the study by name."""
-        study = _common(handles)
+        """Returns the summaries of the jobs by name, and of others: the newest come first, and no further page is
+        asked for when all are found."""
+        study, wanted = _common(handles), {handle.name for handle in handles}
         found: dict[str, dict[str, Any]] = {}
         place: dict[str, str] = {}
         pages = 0
@@ -187,8 +208,10 @@ class SageMakerBackend:
             )
             pages += 1
             found |= {job["TrainingJobName"]: job for job in page["TrainingJobSummaries"]}
-            if not page.get("NextToken"):
+            if not page.get("NextToken") or wanted <= found.keys():
                 self._pages = pages
+                for name in found:
+                    self._started.pop(name, None)
                 return found
             place = {"NextToken": page["NextToken"]}
 
@@ -196,16 +219,23 @@ class SageMakerBackend:
         if summary is None:
             if not handle.remote_id:
                 return JobStatus(handle, JobState.ABSENT)
-            return self._described(handle)
+            return JobStatus(handle, JobState.PENDING) if self._is_new(handle) else self._described(handle)
         word = summary["TrainingJobStatus"]
         second = summary.get("SecondaryStatus", "")
         if word == "InProgress":
-            return JobStatus(handle, JobState.PENDING if second in _WAITING else JobState.RUNNING, second)
-        state = _STATES.get(word, JobState.UNKNOWN)
-        if state is not JobState.FAILED:
+            state = JobState.PENDING if second in _WAITING else JobState.RUNNING
+        else:
+            state = _STATES.get(word, JobState.UNKNOWN)
+        if state.alive:
+            self._seen_alive.add(handle.name)
+        # A reason costs a call for each job: only of those that ended before our eyes does anybody want it.
+        if state is not JobState.FAILED or handle.name not in self._seen_alive:
             return JobStatus(handle, state, second or word)
         reason = self._reason(handle.name)
         return JobStatus(handle, state, reason, may_pass=any(sign in reason for sign in _NO_CAPACITY))
+
+    def _is_new(self, handle: JobHandle) -> bool:
+        return self._clock() < self._started.get(handle.name, -math.inf) + LIST_LAG_S
 
     def _described(self, handle: JobHandle) -> JobStatus:
         """Returns the state of a job that was started and is in no listing: not there yet, or deleted."""
@@ -260,44 +290,67 @@ class SageMakerBackend:
 
     def _client(self, service: str) -> Any:
         if service not in self._clients:
-            # The standard mode tries 3 times in 2 s: enough for reads; creates have a patience of their own.
             from botocore.config import Config
 
             from artclf.s3 import aws_session
 
-            retries = {"total_max_attempts": 1 if service == "sagemaker" else 5, "mode": "standard"}
-            self._clients[service] = aws_session().client(
-                service,
-                region_name=self._settings.region,
-                config=Config(retries=retries),  # type: ignore[arg-type]
-            )
+            # Tries are counted here in time, not there.
+            config = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=10)
+            self._clients[service] = aws_session().client(service, region_name=self._settings.region, config=config)
         return self._clients[service]
 
     def _call(self, call: Callable[[], Any]) -> Any:
-        """Makes a call that can be repeated, again and again while it fails in passing."""
-        until, pause_s = self._clock() + CREATE_BUDGET_S, 1.0
+        """Makes a call that can be repeated. Raises what a person should read if it fails for good."""
+        try:
+            return self._tried(call, READ_BUDGET_S)
+        except Exception as error:
+            raise self._refusal("", error) from error
+
+    def _tried(self, call: Callable[[], Any], budget_s: float) -> Any:
+        """Makes a call, again and again while it fails in passing."""
+        until, pause_s = math.inf, 1.0
         while True:
             try:
-                return call()
+                answer = call()
+                self._has_answered = True
+                return answer
             except Exception as error:
-                passing = _code(error) in _THROTTLED or _is_lost(error)
-                if not passing or self._clock() >= until:
-                    raise self._refusal("", error) from error
-                self._sleep(random.uniform(0.5, 1) * pause_s)
-                pause_s = min(pause_s * 2, 20.0)
+                is_about_credentials = self._has_answered and _is_about_credentials(error)
+                now = self._clock()
+                if not (is_about_credentials or _is_passing(error)) or now >= until:
+                    raise
+                if until == math.inf:
+                    until = now + (budget_s if self._has_answered or _code(error) else min(budget_s, FIRST_BUDGET_S))
+            self._sleep(random.uniform(0.5, 1) * pause_s)
+            pause_s = min(pause_s * 2, 20.0)
+            if is_about_credentials:
+                self._renew()
+
+    def _renew(self) -> None:
+        """Looks for credentials again, wherever this machine keeps them."""
+        from artclf.s3 import aws_session
+
+        with contextlib.suppress(ConfigError):  # none at the moment: the old ones fail until there are some
+            aws_session()
+            self._clients.clear()
 
     def _refusal(self, name: str, error: Exception) -> Exception:
-        from botocore.exceptions import NoCredentialsError
+        from botocore.exceptions import BotoCoreError, ClientError
 
-        if isinstance(error, ConfigError):
+        if not isinstance(error, BotoCoreError | ClientError | ConnectionError):
             return error
-        code = _code(error)
+        code, told, region = _code(error), _message(error), self._settings.region
         where = f"{name}: " if name else ""
-        if isinstance(error, NoCredentialsError) or "Token" in code or code == "UnrecognizedClientException":
-            return ConfigError(f"{where}the AWS credentials of this machine are not valid: {_message(error)}")
+        if code in _SIGNATURES and ("expired" in told or "not yet current" in told):
+            return ConfigError(f"{where}AWS and this machine differ in their clocks: {told} Set the clock.")
+        if _is_about_credentials(error) or code in _SIGNATURES:
+            return ConfigError(f"{where}the AWS credentials of this machine are not valid in {region}: {told}")
         if code in ("AccessDeniedException", "AccessDenied"):
-            return ConfigError(f"{where}the AWS credentials of this machine lack a right: {_message(error)}")
-        return BackendError(f"{where}SageMaker refused: {_message(error)}")
+            return ConfigError(f"{where}the AWS credentials of this machine lack a right: {told}")
+        if not code and not self._has_answered:
+            hint = " Is that the right region?" if _is_passing(error) else ""
+            return ConfigError(f"{where}AWS cannot be used in {region}: {told}{hint}")
+        return BackendError(f"{where}SageMaker refused: {told}")
 
 
 def _common(handles: Sequence[JobHandle]) -> str:
@@ -316,15 +369,28 @@ def _code(error: Exception) -> str:
 
 
 def _message(error: Exception) -> str:
+    """Returns what went wrong in one line. What follows the first may quote our request, with its session token."""
     response = getattr(error, "response", None)
     told = response.get("Error", {}) if isinstance(response, dict) else {}
-    return " ".join(str(told.get("Message") or error).split())[:400]
+    lines = str(told.get("Message") or error).strip().splitlines()
+    return " ".join(lines[0].split())[:400] if lines else type(error).__name__
 
 
-def _is_lost(error: Exception) -> bool:
+def _is_about_credentials(error: Exception) -> bool:
+    from botocore import exceptions as of
+
+    missing = (of.NoCredentialsError, of.PartialCredentialsError, of.CredentialRetrievalError)
+    expired = (of.TokenRetrievalError, of.SSOError, of.LoginError)
+    code = _code(error)
+    return isinstance(error, (*missing, *expired)) or "Token" in code or code == "UnrecognizedClientException"
+
+
+def _is_passing(error: Exception) -> bool:
     """Says whether no answer came, or one that says to try again: the call may have been carried out."""
+    from botocore.exceptions import ConnectionError as NotReached
     from botocore.exceptions import HTTPClientError
 
     response = getattr(error, "response", None)
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
-    return isinstance(error, HTTPClientError | ConnectionError) or status >= 500
+    is_lost = isinstance(error, HTTPClientError | NotReached | ConnectionError)
+    return is_lost or status >= 500 or _code(error) in _THROTTLED
