@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from artclf.errors import ArtclfError, ConfigError, StorageError, storage_error
 from artclf.locks import turn
 from artclf.records import INDEX, MANIFEST, PICTURES, Dataset
-from artclf.storage import TEMPORARY, check_key, local_path, make_folder
+from artclf.storage import TEMPORARY, check_key, is_in_bucket, local_path, make_folder
 
 if TYPE_CHECKING:
     from artclf.s3 import S3Storage
@@ -30,11 +30,6 @@ LIMIT_GB = "ARTCLF_CACHE_GB"
 """The environment variable that says how much data sets of buckets may take here, in 10^9 bytes."""
 _DEFAULT_LIMIT_GB = 100.0
 _IN_USE = ".in-use"
-
-
-def is_in_bucket(uri: str) -> bool:
-    """Says whether a name means something in a bucket."""
-    return uri.startswith("s3://")
 
 
 def cache_folder() -> Path:
@@ -67,7 +62,7 @@ def local_file(name: str) -> Path:
 
     place, _, key = name.rpartition("/")
     storage = S3Storage(place)
-    version = next((entry.version for entry in storage.entries() if entry.key == key), None)
+    version = storage.version(key) if key else None
     if version is None:
         raise ConfigError(f"{name}: there is no such object.")
     named = hashlib.sha256(f"{name} {version}".encode()).hexdigest()[:16]

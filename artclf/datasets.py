@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from artclf.cache import cache_folder, fetched_dataset, is_in_bucket
+from artclf.cache import cache_folder, fetched_dataset
 from artclf.errors import ConfigError
 from artclf.locks import turn
 from artclf.records import Dataset, is_dataset
 from artclf.sources import KAGGLE
-from artclf.storage import local_path
+from artclf.storage import is_in_bucket, local_path
 
 SAMPLE = "sample:"
 """Names the generated pictures of made-up painters (artclf.sample)."""

@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -123,6 +123,18 @@ class RunDir:
                     f"{self.status}: expected {name} to be a {kinds[name].__name__}, received {value!r:.80}."
                 )
         return RunStatus(**known)
+
+    def known_status(self) -> RunStatus | None:
+        """Returns what ``read_status`` does; None also where the status is damaged."""
+        try:
+            return self.read_status()
+        except StorageError:
+            return None
+
+    def give_verdict(self, state: State, reason: str) -> None:
+        """Writes how the run ended, in the place of a trainer that could not."""
+        known = self.known_status() or RunStatus("failed", started=now())
+        self.write_status(replace(known, state=state, reason=reason, ended=now()))
 
     def read_job(self) -> dict[str, Any] | None:
         """Returns job.json: where the data is and its digest; None if the run did not begin.

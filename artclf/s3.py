@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import math
 import random
 import re
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from artclf import aws
 from artclf.errors import ArtclfError, ConfigError, StorageError, printable
 from artclf.storage import atomic_file, check_key
 
@@ -185,7 +185,7 @@ class S3Storage:
                     return content, answer["ETag"]
                 patience.mismatched(problem)
             except Exception as error:
-                if _status(error) == 404 and _code(error) != "NoSuchBucket":
+                if aws.status(error) == 404 and aws.code(error) != "NoSuchBucket":
                     raise FileNotFoundError(self._shown(key)) from error
                 patience.failed(error)
 
@@ -204,8 +204,9 @@ class S3Storage:
     def _put(self, key: str, content: bytes, condition: dict[str, str]) -> str | None:
         """Puts an object and returns its version; None if the condition did not hold."""
         writer = secrets.token_hex(12)
-        call = {**self._at(key), "Body": content, "Metadata": _metadata(_sha256(content), writer), **condition}
-        call["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        sha256 = hashlib.sha256(content)
+        call = {**self._at(key), "Body": content, "Metadata": _metadata(sha256.hexdigest(), writer), **condition}
+        call["ChecksumSHA256"] = _checksum(sha256.digest())
         patience = self._patience("write", key)
         while True:
             try:
@@ -219,8 +220,8 @@ class S3Storage:
                 call.pop("IfNoneMatch", None)
                 patience.mismatched(problem)
             except Exception as error:
-                is_refused = _status(error) == 412 or (_status(error) == 404 and "IfMatch" in call)
-                if not is_refused or _code(error) == "NoSuchBucket":
+                is_refused = aws.status(error) == 412 or (aws.status(error) == 404 and "IfMatch" in call)
+                if not is_refused or aws.code(error) == "NoSuchBucket":
                     patience.failed(error)
                     continue
                 if not patience.was_needed:
@@ -270,6 +271,11 @@ class S3Storage:
             place = {"ContinuationToken": page["NextContinuationToken"]}
 
     # -- files of any size -----------------------------------------------------------------------
+
+    def version(self, key: str) -> str | None:
+        """Returns the version of an object; None if there is none."""
+        head = self._head(key)
+        return None if head is None else str(head["ETag"])
 
     def holds(self, key: str, sha256: str) -> bool:
         """Says whether an object is there that was written with this content."""
@@ -326,7 +332,7 @@ class S3Storage:
         with open(path, "rb") as file:
             file.seek((number - 1) * part_bytes)
             content = file.read(part_bytes)
-        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        checksum = _checksum(hashlib.sha256(content).digest())
         patience = self._patience("write", key)
         while True:
             try:
@@ -389,9 +395,9 @@ class S3Storage:
                         raise
                     patience.failed(error)
                 except Exception as error:
-                    if _status(error) == 404 and _code(error) != "NoSuchBucket":
+                    if aws.status(error) == 404 and aws.code(error) != "NoSuchBucket":
                         raise _Missing from error
-                    is_replaced = _status(error) in (412, 416)
+                    is_replaced = aws.status(error) in (412, 416)
                     if is_replaced or _is_damage(error):  # from the start
                         file.seek(0)
                         file.truncate()
@@ -470,7 +476,7 @@ class S3Storage:
         try:
             self._client.abort_multipart_upload(**self._at(key), UploadId=upload)
         except Exception as error:  # the bucket's own rule gives it up in the end
-            if not (_is_passing(error) or _status(error) == 404):
+            if not (_is_passing(error) or aws.status(error) == 404):
                 raise self._refusal("give up the upload of", key, error) from error
 
     # -- calls -----------------------------------------------------------------------------------
@@ -512,13 +518,13 @@ class S3Storage:
             try:
                 return self._client.head_object(**self._at(key))
             except Exception as error:
-                if _status(error) == 404:
+                if aws.status(error) == 404:
                     return None
                 patience.failed(error)
 
     def _refusal(self, action: str, key: str, error: Exception) -> ArtclfError:
         """Returns the error that says what a person can do about a refusal."""
-        where, code, status = self._shown(key), _code(error), _status(error)
+        where, code, status = self._shown(key), aws.code(error), aws.status(error)
         if code == "NoSuchBucket" or (status == 404 and not key):
             return ConfigError(f"{where}: there is no bucket {self.bucket}. Make it, or name another one.")
         if code == "RequestTimeTooSkewed":
@@ -533,12 +539,12 @@ class S3Storage:
                 f"Set AWS_REGION to the bucket's region."
             )
         if _is_about_credentials(error):
-            return ConfigError(f"{where}: the AWS credentials of this machine are not valid ({_reason(error)}).")
+            return ConfigError(f"{where}: the AWS credentials of this machine are not valid ({aws.reason(error)}).")
         if status == 403 or code in ("AccessDenied", "Forbidden"):
             hint = "" if action == "write" else " (without s3:ListBucket the same is said of an object that is missing)"
             owner = f" or it does not belong to the account {self.account}" if self.account else ""
-            return StorageError(f"{where}: no right to {action} it{hint}{owner}: {_reason(error)}.")
-        return StorageError(f"{where}: cannot {action}: {_reason(error)}.")
+            return StorageError(f"{where}: no right to {action} it{hint}{owner}: {aws.reason(error)}.")
+        return StorageError(f"{where}: cannot {action}: {aws.reason(error)}.")
 
 
 class _Connection:
@@ -547,13 +553,13 @@ class _Connection:
     def __init__(self) -> None:
         self.is_proven = False
         """Whether a call was answered well: from then on missing credentials are taken for a passing fault."""
-        self._session = aws_session()
+        self._session = aws.aws_session()
         self.client: S3Client = self._open()
 
     def renew(self) -> None:
         """Looks for credentials again, wherever this machine keeps them."""
         try:
-            self._session = aws_session()
+            self._session = aws.aws_session()
         except ConfigError:  # none at the moment: the calls go on failing until there are some
             return
         self.client = self._open()
@@ -573,30 +579,6 @@ class _Connection:
                 tcp_keepalive=True,
             ),
         )
-
-
-def aws_session() -> Any:
-    """Returns a new boto3 session with whatever credentials this machine has now.
-
-    Raises:
-        ConfigError: if it has none, or its settings cannot be used.
-    """
-    import boto3
-    import botocore.exceptions
-
-    for name in ("auth", "endpoint", "parsers"):  # at DEBUG they print requests and answers, session tokens in them
-        logging.getLogger(f"botocore.{name}").setLevel(logging.INFO)
-    try:
-        session = boto3.session.Session()
-        if session.get_credentials() is None:
-            raise ConfigError(
-                "no AWS credentials found. Log in (aws sso login), or set AWS_PROFILE or AWS_ACCESS_KEY_ID."
-            )
-        if not session.region_name:  # S3 finds the bucket's region by itself
-            session = boto3.session.Session(region_name="us-east-1")
-    except botocore.exceptions.BotoCoreError as error:
-        raise ConfigError(f"the AWS settings of this machine cannot be used: {_reason(error)}.") from error
-    return session
 
 
 class _Patience:
@@ -641,7 +623,7 @@ class _Patience:
     def _may_pass(self, error: Exception) -> bool:
         if _is_about_credentials(error):
             return self._storage._connection.is_proven
-        if _code(error) == "SignatureDoesNotMatch":  # of a body damaged on the way; or the secret is wrong
+        if aws.code(error) == "SignatureDoesNotMatch":  # of a body damaged on the way; or the secret is wrong
             self._mismatches += 1
             return self._mismatches < MOST_MISMATCHES
         return _is_passing(error)
@@ -668,8 +650,9 @@ def _metadata(sha256: str, writer: str) -> dict[str, str]:
     return {"sha256": sha256, "writer": writer}
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _checksum(sha256: bytes) -> str:
+    """Returns a digest in the form of S3's headers."""
+    return base64.b64encode(sha256).decode()
 
 
 def _mismatch(answer: Any, size: int, sha256: Any, md5: Any) -> str | None:
@@ -690,25 +673,12 @@ def _wrong_etag(answer: Any, md5: Any) -> str | None:
     return "another MD5" if not other and _MD5.fullmatch(tag) and tag != md5.hexdigest() else None
 
 
-def _response(error: Exception) -> dict[str, Any]:
-    response = getattr(error, "response", None)
-    return response if isinstance(response, dict) else {}
-
-
-def _code(error: Exception) -> str:
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _status(error: Exception) -> int:
-    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
 def _header(error: Exception, name: str) -> str:
-    return str(_response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(name, ""))
+    return str(aws.response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(name, ""))
 
 
 def _clocks(error: Exception) -> str:
-    told = _response(error).get("Error", {})
+    told = aws.response(error).get("Error", {})
     server = told.get("ServerTime") or _header(error, "date")
     return (
         f"the server has {server or 'another time'}, this machine {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
@@ -716,12 +686,8 @@ def _clocks(error: Exception) -> str:
 
 
 def _is_about_credentials(error: Exception) -> bool:
-    from botocore import exceptions as of
-
-    missing = (of.NoCredentialsError, of.PartialCredentialsError, of.CredentialRetrievalError)
-    expired = (of.TokenRetrievalError, of.SSOError, of.LoginError)
     # The answer to a HEAD has no body that could tell more than 400.
-    return isinstance(error, (*missing, *expired)) or _code(error) in (*_CREDENTIALS, "400")
+    return aws.lacks_credentials(error) or aws.code(error) in (*_CREDENTIALS, "400")
 
 
 def _is_damage(error: Exception) -> bool:
@@ -733,21 +699,12 @@ def _is_damage(error: Exception) -> bool:
 
 def _is_passing(error: Exception) -> bool:
     """Says whether the same call may well succeed a moment later."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-    from botocore.exceptions import ConnectionError as NotReached
+    from botocore.exceptions import ClientError, IncompleteReadError
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
-        return _status(error) >= 500 or _status(error) in (408, 429) or _code(error) in _PASSING
-    kinds = (NotReached, HTTPClientError, IncompleteReadError, ResponseParserError)
-    return isinstance(error, (*kinds, ConnectionError))
-
-
-def _reason(error: Exception) -> str:
-    """Returns what went wrong in one line without secrets."""
-    told = _response(error).get("Error", {})
-    text = f"{told['Code']}: {told.get('Message', '')}" if told.get("Code") else str(error)
-    return printable(" ".join(text.split())).rstrip(".: ")[:300]
+        return aws.status(error) >= 500 or aws.status(error) in (408, 429) or aws.code(error) in _PASSING
+    return aws.is_unanswered(error) or isinstance(error, IncompleteReadError | ResponseParserError)
 
 
 __all__ = [
@@ -757,6 +714,5 @@ __all__ = [
     "Entry",
     "S3Storage",
     "UnfinishedUpload",
-    "aws_session",
     "split_uri",
 ]

@@ -23,6 +23,10 @@ TEMPORARY = ".tmp-"
 """Names that begin so are unfinished; every reader passes over them, and anyone may remove old ones."""
 
 
+MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore")
+"""What SageMaker's agent leaves beside files ends so (CONTRACTS §4; amazon-sagemaker-examples, issue 1518)."""
+
+
 class Storage(Protocol):
     """What artclf asks of a place that keeps files."""
 
@@ -42,6 +46,11 @@ class Storage(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yields the keys below a prefix (a whole folder name or nothing), in order."""
+
+
+def is_in_bucket(uri: str) -> bool:
+    """Says whether a name means something in a bucket."""
+    return uri.startswith("s3://")
 
 
 def local_path(uri: str | os.PathLike[str]) -> Path:
@@ -249,6 +258,7 @@ __all__ = [
     "check_key",
     "check_writable",
     "free_path",
+    "is_in_bucket",
     "local_path",
     "make_folder",
     "sync_file",

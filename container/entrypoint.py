@@ -9,10 +9,15 @@ memory, refused before it began). A run of a bucket is brought here before and g
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -35,11 +40,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m container.entrypoint", description="Run one job.")
     parser.add_argument("--run-uri", required=True, help="the run directory, with config.json and job.json in it")
     arguments = parser.parse_args(argv)
-    if arguments.run_uri.startswith("s3://"):
-        return train_in_bucket(arguments.run_uri, trainer)
     from artclf.rundir import RunDir
-    from artclf.storage import local_path
+    from artclf.storage import is_in_bucket, local_path
 
+    if is_in_bucket(arguments.run_uri):
+        return train_in_bucket(arguments.run_uri, trainer)
     run = RunDir(local_path(arguments.run_uri))
     if not run.config.is_file() or not run.job.is_file():
         raise ConfigError(f"{run.path}: expected a run directory with config.json and job.json; submit writes them.")
@@ -48,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 def run_job(run: RunDir, trainer: Trainer) -> int:
     """Trains a run to its end or interruption, leaves a verdict, and returns the exit code."""
-    before = _status(run)
+    before = run.known_status()
     max_hours = (run.read_job() or {}).get("max_hours")
     code = trainer.run([sys.executable, "-m", "artclf.train", "--run-dir", str(run.path)], max_hours)
     return give_verdict(run, before, code, trainer)
@@ -126,59 +131,35 @@ def give_verdict(run: RunDir, before: RunStatus | None, code: int, trainer: Trai
     Args:
         before: the status when the job began; the same afterwards is not this attempt's word.
     """
-    from dataclasses import replace
-
-    from artclf.rundir import RunStatus, now
-
-    status = _status(run)
+    status = run.known_status()
     has_spoken = status is not None and status.state != "running" and status != before
     if code == 0 or has_spoken or run.is_locked():  # locked: another trainer is at work, the run is its own
         return code if code >= 0 else 1
     if trainer.stopped_by and (code < 0 or code == Interrupted.exit_code):
-        code, state, reason = Interrupted.exit_code, "interrupted", f"stopped by {trainer.stopped_by}"
-    elif code < 0:
-        state, reason = "failed", f"the trainer was killed by {signal.Signals(-code).name}"
+        run.give_verdict("interrupted", f"stopped by {trainer.stopped_by}")
+        return Interrupted.exit_code
+    if code < 0:
+        reason = f"the trainer was killed by {signal.Signals(-code).name}"
         reason += " (out of memory?)" if code == -signal.SIGKILL else ""
     else:
-        state, reason = "failed", trainer.last_error or f"the trainer ended with exit code {code} and no verdict"
-    started = status or RunStatus("failed", started=now())
-    run.write_status(replace(started, state=state, reason=reason, ended=now()))  # type: ignore[arg-type]
+        reason = trainer.last_error or f"the trainer ended with exit code {code} and no verdict"
+    run.give_verdict("failed", reason)
     return code if code >= 0 else 1
-
-
-def _status(run: RunDir) -> RunStatus | None:
-    try:
-        return run.read_status()
-    except ArtclfError:
-        return None  # unreadable: the trainer, or the verdict, writes it anew
 
 
 def train_in_bucket(run_uri: str, trainer: Trainer) -> int:
     """Trains a run of a bucket, and leaves a reason of failure where SageMaker shows it, if it started us."""
-    from container.sagemaker import SageMakerFolders
-
-    folders = SageMakerFolders.here()
-    try:
-        code, reason = _train_in_bucket(run_uri, trainer)
-    except ArtclfError as error:
-        folders.report_failure(str(error))
-        raise
-    if code != 0:
-        folders.report_failure(reason)
-    return code
-
-
-def _train_in_bucket(run_uri: str, trainer: Trainer) -> tuple[int, str]:
-    """Trains a run of a bucket; returns the exit code and the run's own word on why, if it has one."""
     import logging
     import tempfile
     from pathlib import Path
 
     from artclf.s3 import S3Storage
     from container.remote import RemoteRun
+    from container.sagemaker import SageMakerFolders
 
+    folders = SageMakerFolders.here()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="artclf-") as scratch:
+    with _failure_told(folders), tempfile.TemporaryDirectory(prefix="artclf-") as scratch:
         remote = RemoteRun(
             S3Storage(run_uri),
             Path(scratch) / "run",
@@ -190,32 +171,39 @@ def _train_in_bucket(run_uri: str, trainer: Trainer) -> tuple[int, str]:
             code = run_job(run, trainer)
         finally:
             remote.end()
-        status = _status(run)
-        return code, status.reason if status else f"the trainer ended with exit code {code}"
+        return _told(folders, run, code)
 
 
 def _holder() -> str:
     """Returns what names this job: SageMaker's name for it, which it keeps over interruptions, or one of our own."""
-    import os
-    import secrets
-    import socket
-
     return os.environ.get("TRAINING_JOB_NAME") or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def train_in_sagemaker(folders: SageMakerFolders, trainer: Trainer) -> int:
     """Trains what SageMaker's folders describe, and leaves the model or the reason of failure there."""
-    try:
+    with _failure_told(folders):
         run = folders.begin_run()
         code = run_job(run, trainer)
         if code == 0:
             folders.deliver()
-            return 0
+    return _told(folders, run, code)
+
+
+@contextlib.contextmanager
+def _failure_told(folders: SageMakerFolders) -> Iterator[None]:
+    """Leaves the reason of an error that passes where SageMaker shows it."""
+    try:
+        yield
     except ArtclfError as error:
         folders.report_failure(str(error))
         raise
-    status = _status(run)
-    folders.report_failure(status.reason if status else f"the trainer ended with exit code {code}")
+
+
+def _told(folders: SageMakerFolders, run: RunDir, code: int) -> int:
+    """Leaves the run's own word on why it failed where SageMaker shows it, if it did, and returns its exit code."""
+    if code != 0:
+        status = run.known_status()
+        folders.report_failure(status.reason if status else f"the trainer ended with exit code {code}")
     return code
 
 

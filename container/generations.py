@@ -16,7 +16,7 @@ from pathlib import Path
 from artclf.checkpoint import KEPT, MANIFEST, damage
 from artclf.errors import ResumeError, StorageError
 from artclf.s3 import DamagedObject, S3Storage
-from artclf.storage import make_folder
+from artclf.storage import MARKERS, make_folder
 
 _KEY = re.compile(r"(gen-([0-9]{6,}))/([^/]+)")
 _BAD = "BAD"
@@ -30,7 +30,7 @@ class BucketGenerations:
 
     def numbers(self) -> list[int]:
         """Returns the committed generations that were not found damaged, oldest first."""
-        return sorted(number for number, files in self._files().items() if MANIFEST in files and _BAD not in files)
+        return _sound(self._files())
 
     def bad_numbers(self) -> list[int]:
         """Returns the generations that were found damaged, oldest first."""
@@ -50,15 +50,15 @@ class BucketGenerations:
         key = f"{name}/{MANIFEST}"
         if not self._storage.create(key, manifest) and self._storage.read(key) != manifest:
             raise StorageError(f"{self._storage.uri}/{name}: is there already: another writer is at work on this run.")
-        for old in self.numbers()[:-KEPT]:
-            self.remove(old)
+        there = self._files()
+        for old in _sound(there)[:-KEPT]:
+            self._remove(old, there[old])
 
-    def fetch(self, number: int, folder: Path) -> None:
-        """Downloads a generation's files into a folder; those that are missing are missing there too."""
+    def _fetch(self, number: int, files: set[str], folder: Path) -> None:
         name = f"gen-{number:06d}"
         make_folder(folder)
-        for file in self._files().get(number, ()):
-            if not file.endswith(_MARKERS):
+        for file in files:
+            if not file.endswith(MARKERS):
                 self._storage.download(f"{name}/{file}", folder / file)
 
     def fetch_newest_sound(self, target: Path) -> tuple[int | None, list[str]]:
@@ -69,11 +69,11 @@ class BucketGenerations:
             ResumeError: if there are generations but none is sound.
         """
         problems: list[str] = []
-        while numbers := self.numbers():
+        while numbers := _sound(there := self._files()):
             newest = numbers[-1]
             folder = target / f"gen-{newest:06d}"
             try:
-                self.fetch(newest, folder)
+                self._fetch(newest, there[newest], folder)
                 problem = damage(folder, newest)
             except (FileNotFoundError, DamagedObject) as error:
                 problem = str(error)
@@ -87,10 +87,10 @@ class BucketGenerations:
             raise ResumeError(f"{self._storage.uri}: no committed state is sound ({told}).")
         return None, problems
 
-    def remove(self, number: int) -> None:
+    def _remove(self, number: int, files: set[str]) -> None:
         """Removes a generation: its manifest first, so that no reader takes the rest for a whole one."""
         name = f"gen-{number:06d}"
-        for file in (MANIFEST, *sorted(self._files().get(number, set()) - {MANIFEST})):
+        for file in (MANIFEST, *sorted(files - {MANIFEST})):
             self._storage.delete(f"{name}/{file}")
 
     def _files(self) -> dict[int, set[str]]:
@@ -106,5 +106,5 @@ class BucketGenerations:
                 yield int(match[2]), match[3]
 
 
-_MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore")
-"""Left beside files by SageMaker's agent (CONTRACTS §4)."""
+def _sound(files: dict[int, set[str]]) -> list[int]:
+    return sorted(number for number, names in files.items() if MANIFEST in names and _BAD not in names)

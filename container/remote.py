@@ -14,12 +14,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from artclf.checkpoint import MANIFEST, LocalGenerations
 from artclf.errors import ArtclfError, ConfigError, ResumeError
-from artclf.rundir import RunDir, RunStatus, now
+from artclf.rundir import RunDir
 from artclf.s3 import S3Storage
 from artclf.storage import make_folder
 from container.generations import BucketGenerations
@@ -82,7 +81,8 @@ class RemoteRun:
             self._fetch(files)
         except BaseException as error:
             if isinstance(error, ResumeError):
-                self._tell(str(error))
+                self.run.give_verdict("failed", str(error))
+                self._put_file("status.json", self.run.status)
             self._lease.release()
             raise
         self._thread.start()
@@ -104,12 +104,6 @@ class RemoteRun:
         for number in self._generations.bad_numbers():  # so that its number is not given again
             make_folder(self.run.checkpoints / f"bad-gen-{number:06d}")
         self._committed = newest or 0
-
-    def _tell(self, reason: str) -> None:
-        """Leaves the verdict of a run that could not go on."""
-        before = self.run.read_status() or RunStatus("failed", started=now())
-        self.run.write_status(replace(before, state="failed", reason=reason, ended=now()))
-        self._put_file("status.json", self.run.status)
 
     def end(self) -> None:
         """Brings back all that is left, the status last, and lets the run go.

@@ -113,7 +113,7 @@ def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Stud
     Raises:
         ConfigError: if one of them cannot be used.
     """
-    from artclf.cache import is_in_bucket
+    from artclf.storage import is_in_bucket
     from jobs.backends import open_backend
     from jobs.settings import load_cloud_settings
     from jobs.study import open_study
@@ -289,9 +289,9 @@ def _write_report(study: Study, dataset: Dataset | None) -> None:
 
 def _dataset_of(submitted: Submitted) -> Dataset | None:
     """Returns the data set of a study if it is still where it was; the report names pictures without it too."""
-    from artclf.cache import is_in_bucket
     from artclf.datasets import open_dataset
     from artclf.records import Dataset, is_dataset
+    from artclf.storage import is_in_bucket
 
     uri = submitted.content["dataset"]
     if is_in_bucket(uri):

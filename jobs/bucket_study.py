@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from artclf.cache import is_in_bucket, local_file
-from artclf.config import weights_identity
+from artclf.cache import local_file
+from artclf.config import TrainConfig, weights_identity
 from artclf.errors import ArtclfError, ConfigError, StorageError
 from artclf.locks import turn
 from artclf.records import MANIFEST, Dataset
 from artclf.rundir import RunDir, read_json, write_json
 from artclf.s3 import S3Storage
-from artclf.storage import LocalStorage, check_key
+from artclf.storage import MARKERS, LocalStorage, check_key, is_in_bucket
 from jobs.grid import Expansion, Grid, Trial
 from jobs.spec import JobHandle
 from jobs.study import Study
@@ -36,8 +36,6 @@ AT_ONCE = 16
 _STOP = "stop.json"
 _NOT_COPIED = ("checkpoint", "tensorboard", "model.keras", "lease.json")
 """Of a run: too large for a look, or no business of anybody who looks."""
-_MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore")
-"""What SageMaker's own upload leaves beside files (amazon-sagemaker-examples, issue 1518)."""
 LONGEST_PART = 200  # bytes of a file's name: a temporary one beside it must fit into 255 too
 
 
@@ -131,13 +129,8 @@ class BucketStudy(Study):
         self._bucket.write(_STOP, json.dumps({"token": secrets.token_hex(8)}).encode())
 
     def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> None:
-        settings = trial.config.model_copy(
-            update={
-                "model": trial.config.model.model_copy(
-                    update={"weights": self._shared_weights(trial.config.model.weights)}
-                )
-            }
-        )
+        weights = self._shared_weights(trial.config.model.weights)
+        settings = TrainConfig.from_settings({**trial.config.flat(), "model.weights": weights})
         job = {"dataset": dataset_path, "data_digest": data_digest, "max_hours": max_hours}
         self._bucket.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
         self._bucket.create(f"runs/{trial.trial_id}/config.json", settings.to_json().encode())
@@ -278,5 +271,5 @@ def _is_plain(key: str) -> bool:
 def _is_copied(key: str) -> bool:
     parts = key.split("/")
     if parts[0] == "runs":
-        return len(parts) >= 3 and parts[2] not in _NOT_COPIED and not key.endswith(_MARKERS)
+        return len(parts) >= 3 and parts[2] not in _NOT_COPIED and not key.endswith(MARKERS)
     return key == "study.json" or (parts[0] == "jobs" and key.endswith(".json"))

@@ -17,12 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from artclf.cache import is_in_bucket
 from artclf.errors import ConfigError, StorageError
 from artclf.locks import exclusive, holder
 from artclf.records import Dataset
 from artclf.rundir import RunDir, read_json
-from artclf.storage import LocalStorage, Storage, check_writable, local_path
+from artclf.storage import LocalStorage, Storage, check_writable, is_in_bucket, local_path
 from jobs.grid import Expansion, Grid, Trial
 from jobs.spec import JobHandle
 

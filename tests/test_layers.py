@@ -12,6 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 LIGHT = {
+    "aws",
     "cache",
     "classes",
     "config",

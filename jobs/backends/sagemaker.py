@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from artclf import aws
 from artclf.errors import ConfigError
 from jobs.settings import CloudSettings
 from jobs.spec import BackendError, JobHandle, JobNameTaken, JobSpec, JobState, JobStatus, QuotaError
@@ -161,7 +162,7 @@ class SageMakerBackend:
                 lambda: self._client("sagemaker").create_training_job(**request)["TrainingJobArn"], CREATE_BUDGET_S
             )
         except Exception as error:
-            code = _code(error)
+            code = aws.code(error)
             if code == "ResourceInUse":
                 return self._started_before(spec)
             if code == "ResourceLimitExceeded" or _is_passing(error):
@@ -292,11 +293,9 @@ class SageMakerBackend:
         if service not in self._clients:
             from botocore.config import Config
 
-            from artclf.s3 import aws_session
-
             # Tries are counted here in time, not there.
             config = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=10)
-            self._clients[service] = aws_session().client(service, region_name=self._settings.region, config=config)
+            self._clients[service] = aws.aws_session().client(service, region_name=self._settings.region, config=config)
         return self._clients[service]
 
     def _call(self, call: Callable[[], Any]) -> Any:
@@ -320,7 +319,7 @@ class SageMakerBackend:
                 if not (is_about_credentials or _is_passing(error)) or now >= until:
                     raise
                 if until == math.inf:
-                    until = now + (budget_s if self._has_answered or _code(error) else min(budget_s, FIRST_BUDGET_S))
+                    until = now + (budget_s if self._has_answered or aws.code(error) else min(budget_s, FIRST_BUDGET_S))
             self._sleep(random.uniform(0.5, 1) * pause_s)
             pause_s = min(pause_s * 2, 20.0)
             if is_about_credentials:
@@ -328,10 +327,9 @@ class SageMakerBackend:
 
     def _renew(self) -> None:
         """Looks for credentials again, wherever this machine keeps them."""
-        from artclf.s3 import aws_session
 
         with contextlib.suppress(ConfigError):  # none at the moment: the old ones fail until there are some
-            aws_session()
+            aws.aws_session()
             self._clients.clear()
 
     def _refusal(self, name: str, error: Exception) -> Exception:
@@ -339,7 +337,7 @@ class SageMakerBackend:
 
         if not isinstance(error, BotoCoreError | ClientError | ConnectionError):
             return error
-        code, told, region = _code(error), _message(error), self._settings.region
+        code, told, region = aws.code(error), _message(error), self._settings.region
         where = f"{name}: " if name else ""
         if code in _SIGNATURES and ("expired" in told or "not yet current" in told):
             return ConfigError(f"{where}AWS and this machine differ in their clocks: {told} Set the clock.")
@@ -363,34 +361,18 @@ def _digest(image: str) -> str:
     return image.rpartition("@")[2] if "@sha256:" in image else image
 
 
-def _code(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
 def _message(error: Exception) -> str:
     """Returns what went wrong in one line. What follows the first may quote our request, with its session token."""
-    response = getattr(error, "response", None)
-    told = response.get("Error", {}) if isinstance(response, dict) else {}
+    told = aws.response(error).get("Error", {})
     lines = str(told.get("Message") or error).strip().splitlines()
     return " ".join(lines[0].split())[:400] if lines else type(error).__name__
 
 
 def _is_about_credentials(error: Exception) -> bool:
-    from botocore import exceptions as of
-
-    missing = (of.NoCredentialsError, of.PartialCredentialsError, of.CredentialRetrievalError)
-    expired = (of.TokenRetrievalError, of.SSOError, of.LoginError)
-    code = _code(error)
-    return isinstance(error, (*missing, *expired)) or "Token" in code or code == "UnrecognizedClientException"
+    code = aws.code(error)
+    return aws.lacks_credentials(error) or "Token" in code or code == "UnrecognizedClientException"
 
 
 def _is_passing(error: Exception) -> bool:
     """Says whether no answer came, or one that says to try again: the call may have been carried out."""
-    from botocore.exceptions import ConnectionError as NotReached
-    from botocore.exceptions import HTTPClientError
-
-    response = getattr(error, "response", None)
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
-    is_lost = isinstance(error, HTTPClientError | NotReached | ConnectionError)
-    return is_lost or status >= 500 or _code(error) in _THROTTLED
+    return aws.is_unanswered(error) or aws.status(error) >= 500 or aws.code(error) in _THROTTLED

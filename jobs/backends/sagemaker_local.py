@@ -43,7 +43,7 @@ from artclf.errors import ArtclfError, ConfigError, Interrupted, ResumeError, St
 from artclf.interrupt import GRACE_S, catch_stop_signals
 from artclf.locks import turn
 from artclf.records import Dataset
-from artclf.rundir import RunDir, RunStatus, now, read_json, write_json
+from artclf.rundir import RunDir, RunStatus, read_json, write_json
 from artclf.storage import LocalStorage, atomic_folder, local_path, make_folder, sync_folder
 from jobs.backends.local import PROJECT, LocalBackend
 from jobs.processes import commands
@@ -317,7 +317,7 @@ class Job:
             raise ResumeError(f"{dataset.folder}: the data set changed since this run began. Put the old one back.")
         if hours := job.get("max_hours"):
             self._deadline = time.monotonic() + hours * 3600
-        self._before = _status(self._run)
+        self._before = self._run.known_status()
         make_folder(self._place)
         self._place.chmod(0o700)  # what is open to the container's user below it is open to nobody else
         weights = self._copy_weights(config.model.weights)
@@ -401,7 +401,7 @@ class Job:
     def _show(self) -> None:
         """Puts what tells of the progress into the run directory."""
         inside = self._inside
-        status = _status(inside)
+        status = inside.known_status()
         for path in (inside.metrics, inside.progress, inside.log, inside.environment):
             self._bring(path)
         if status is not None and status.state == "running":  # a verdict comes when all that it tells of is there
@@ -432,7 +432,7 @@ class Job:
         if ended is None:
             raise BackendError(f"no container was started: {problem}")
         code, lacked_memory = ended
-        status = _status(self._inside)
+        status = self._inside.known_status()
         if status is not None and status.state != "running" and status != self._before:
             self._run.write_status(replace(status, reason=self._as_here(status.reason)))
             return code
@@ -463,10 +463,8 @@ class Job:
         return text
 
     def _leave_verdict(self, error: ArtclfError) -> None:
-        status = _status(self._run) or RunStatus("failed", started=now())
-        state: Any = "interrupted" if isinstance(error, Interrupted) else "failed"
         with contextlib.suppress(StorageError):  # what ended the job counts, and its log tells it
-            self._run.write_status(replace(status, state=state, reason=str(error), ended=now()))
+            self._run.give_verdict("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
 
     def _clear(self) -> None:
         try:
@@ -520,13 +518,6 @@ def _how_it_ended(code: int, lacked_memory: bool) -> str:
     return f"the container ended with exit code {code} and no verdict"
 
 
-def _status(run: RunDir) -> RunStatus | None:
-    try:
-        return run.read_status()
-    except ArtclfError:
-        return None
-
-
 # -- files that a container made -----------------------------------------------------------------
 
 
@@ -539,7 +530,7 @@ def take_model(archive: Path, run: RunDir) -> None:
     aside = run.path / FOLDER / "unpacked"
     unpack(archive, aside)
     left = RunDir(aside)
-    status = _status(left)
+    status = left.known_status()
     if status is None or status.state != "done" or not left.is_complete():
         raise BackendError(
             f"{archive.name}: lacks files of a finished run: the image is older than this version. Run make image."

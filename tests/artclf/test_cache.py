@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from artclf.cache import LIMIT_GB, is_in_bucket, local_file
+from artclf.cache import LIMIT_GB, local_file
 from artclf.datasets import open_dataset
 from artclf.errors import ArtclfError, ConfigError, StorageError
 from artclf.prepare import Options, prepare
 from artclf.records import INDEX, MANIFEST, PICTURES, Dataset
 from artclf.s3 import S3Storage
+from artclf.storage import is_in_bucket
 from jobs.bucket_study import BucketStudy
 from tests.conftest import PROJECT, Amount, Measured
 from tests.s3_proxy import SLOW_DOWN, Break, FaultProxy, Meanwhile

@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from artclf.s3 import S3Storage
 from tests.conftest import Amount, Measured
-from tests.container.test_remote import Remote, put_run, s3
+from tests.container.test_remote import Remote, bucket, put_run
 from tests.s3_proxy import EXPIRED_TOKEN, FaultProxy, Request
 
-__all__ = ["put_run", "s3"]
+if TYPE_CHECKING:
+    from tests.s3_servers import S3Server
+
+__all__ = ["bucket", "put_run"]
 
 
 @dataclass
@@ -75,34 +77,29 @@ class Vendor:
 
 
 @pytest.fixture
-def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> S3Storage:
-    import boto3
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
-    name = tmp_path_factory.mktemp("bucket").name
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
-    return S3Storage(f"s3://{name}/study")
-
-
-@pytest.fixture
 def vendor() -> Iterator[Vendor]:
     with Vendor() as vendor:
         yield vendor
 
 
 def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_no_commit(
-    put_run: Any, s3: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, amount: Amount, measured: Measured
+    put_run: Any,
+    moto_server: S3Server,
+    vendor: Vendor,
+    monkeypatch: pytest.MonkeyPatch,
+    amount: Amount,
+    measured: Measured,
 ) -> None:
     rotations = amount(2, 20)
     remote: Remote = put_run("run", **{"train.epochs": 120 * rotations})
-    with FaultProxy(s3, {"testing": "testing"}) as proxy:
+    with FaultProxy(moto_server.url, moto_server.credentials) as proxy:
         proxy.on(do=EXPIRED_TOKEN, times=None, when=vendor.is_stale)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", vendor.url)
         job = remote.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto_server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         seen = 0

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from artclf.checkpoint import Checkpoints, LocalGenerations
 from artclf.config import TrainConfig
@@ -30,6 +29,9 @@ from container.lease import Lease, LeaseLost
 from container.remote import RemoteRun
 from tests.conftest import PROJECT, Amount, Measured
 
+if TYPE_CHECKING:
+    from tests.s3_servers import S3Server
+
 SETTINGS = {
     "model.name": "cnn_small",
     "model.head": [8],
@@ -40,28 +42,13 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Returns the address of an S3 server."""
-    import logging
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Storage:
-    """Returns a fresh bucket of it."""
-    import boto3
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
-    name = f"bucket-{abs(hash(tmp_path)):x}"
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
-    return S3Storage(f"s3://{name}/study")
+def bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Storage]:
+    """Yields a prefix of a fresh bucket."""
+    for name, value in moto_server.environment().items():
+        monkeypatch.setenv(name, value)
+    with moto_server.fresh_bucket() as name:
+        yield S3Storage(f"s3://{name}/study")
 
 
 @dataclass(frozen=True)
