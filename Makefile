@@ -6,7 +6,7 @@ PY = .venv/bin/python
 JOBS = $(PY) -m jobs
 WHERE = $(GRID) --backend $(BACKEND) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
-.PHONY: demo test soak check lint bench plan submit status logs stop report reap drill rehearse lock image push
+.PHONY: demo test soak soak-local soak-cloud check lint bench plan submit status logs stop report reap drill rehearse lock image push
 .DEFAULT_GOAL := help
 
 help:
@@ -33,10 +33,14 @@ test: .venv/ready
 	tests/packages.sh
 	tests/docker.sh
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
-soak: .venv/ready
+# The long forms of the fault tests: of a run on this machine, then of runs and studies in a bucket.
+soak: soak-local soak-cloud
+soak-local soak-cloud: .venv/ready
 	tests/packages.sh
-	$(PY) -m pytest -n 2 --dist worksteal --soak tests/faults tests/artclf/test_checkpoint.py tests/artclf/test_s3.py \
-		tests/container tests/jobs/test_sagemaker.py tests/jobs/test_sagemaker_backend.py tests/jobs/test_bucket_study.py $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal --soak $(SOAK_$(@:soak-%=%)) $(ARGS)
+SOAK_local = tests/faults tests/artclf/test_checkpoint.py
+SOAK_cloud = tests/artclf/test_s3.py tests/artclf/test_cache.py tests/container/test_remote.py tests/container/test_credentials.py \
+	tests/jobs/test_sagemaker.py tests/jobs/test_sagemaker_backend.py tests/jobs/test_bucket_study.py
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
