@@ -40,7 +40,7 @@ soak-local soak-cloud: .venv/ready
 	$(PY) -m pytest -n 2 --dist worksteal --soak $(SOAK_$(@:soak-%=%)) $(ARGS)
 SOAK_local = tests/faults tests/artclf/test_checkpoint.py
 SOAK_cloud = tests/artclf/test_s3.py tests/artclf/test_cache.py tests/container/test_remote.py tests/container/test_credentials.py \
-	tests/jobs/test_sagemaker.py tests/jobs/test_sagemaker_backend.py tests/jobs/test_bucket_study.py
+	tests/jobs/test_sagemaker.py tests/jobs/test_sagemaker_backend.py tests/jobs/test_bucket_study.py tests/jobs/test_rehearsal.py
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .

@@ -73,8 +73,12 @@ def local_file(name: str) -> Path:
     return path
 
 
-def fetched_dataset(uri: str) -> Dataset:
+def fetched_dataset(uri: str, *, ahead: bool = True) -> Dataset:
     """Returns a prepared data set of a bucket, ready to be read; its shards arrive while it is.
+
+    Args:
+        uri: where it lies.
+        ahead: whether room is made for all of it and shards are fetched before anybody reads them.
 
     Raises:
         ConfigError: if there is no prepared data set under the URI.
@@ -90,17 +94,19 @@ def fetched_dataset(uri: str) -> Dataset:
             f"{uri}: no prepared data set here (no {MANIFEST}). Make one with: python -m artclf.prepare SOURCE --out "
             f"FOLDER; submit puts it into the bucket."
         ) from None
-    sha256, size = _described(manifest, uri)
+    sha256, whole = _described(manifest, uri)
+    size = whole if ahead else 0
     folder = cache_folder() / "buckets" / hashlib.sha256(manifest).hexdigest()[:16]
     with turn(folder.with_name(".lock")):  # of all sets: nobody makes room between our look and our note
-        if not (folder / MANIFEST).exists():
+        if _noted_size(folder) < size or not (folder / MANIFEST).exists():
             _make_room(folder, size)
         _note_use(folder, size)
     fetcher = _Fetcher(storage, folder, sha256)
     for name in (INDEX, PICTURES, MANIFEST):
         fetcher.fetch(name)
-    dataset = Dataset.open(folder, fetcher.fetch)
-    threading.Thread(target=fetcher.fetch_all, name="fetcher", daemon=True).start()
+    dataset = Dataset.open(folder, fetcher.fetch, storage.uri)
+    if ahead:
+        threading.Thread(target=fetcher.fetch_all, name="fetcher", daemon=True).start()
     return dataset
 
 
@@ -173,13 +179,18 @@ def _make_room(folder: Path, needed: int) -> None:
 
 def _sizes(folder: Path) -> tuple[int, int]:
     """Returns the bytes that a data set will take once all of it is here, and those that are here."""
-    there = whole = 0
+    there = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # another process has just given it its name
             there += path.stat().st_size if path.is_file() else 0
+    return max(_noted_size(folder), there), there
+
+
+def _noted_size(folder: Path) -> int:
+    """Returns how many bytes somebody who uses a data set said that it will take; 0 where nobody did."""
     with contextlib.suppress(OSError, ValueError):
-        whole = int((folder / _IN_USE).read_text())
-    return max(whole, there), there
+        return int((folder / _IN_USE).read_text())
+    return 0
 
 
 def _used_at(folder: Path) -> float:
@@ -188,8 +199,8 @@ def _used_at(folder: Path) -> float:
     return 0.0
 
 
-_held: list[int] = []
-"""Descriptors of the data sets that this process uses; they are free again when it ends."""
+_held: dict[Path, int] = {}
+"""The locks of the data sets that this process uses; they are free again when it ends."""
 
 
 def _note_use(folder: Path, size: int) -> None:
@@ -197,14 +208,14 @@ def _note_use(folder: Path, size: int) -> None:
     make_folder(folder)
     path = folder / _IN_USE
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        _held.append(descriptor)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in [*folder.rglob(f"{TEMPORARY}*")]:  # by a process that was killed: nobody else is here
-                left.unlink()
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if path.read_text() != f"{size}":
+        if folder not in _held or os.fstat(_held[folder]).st_nlink == 0:  # somebody deleted the cache under us
+            descriptor = _held[folder] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in [*folder.rglob(f"{TEMPORARY}*")]:  # by a process that was killed: nobody else is here
+                    left.unlink()
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if _noted_size(folder) < size or not path.read_text():
             path.write_text(f"{size}")
         os.utime(path)
     except OSError as error:

@@ -22,13 +22,15 @@ SAMPLE = "sample:"
 """Names the generated pictures of made-up painters (artclf.sample)."""
 
 
-def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dataset:
+def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None, *, ahead: bool = True) -> Dataset:
     """Returns the data set that a name stands for.
 
     Args:
         uri: a prepared folder, here or in a bucket (``s3://…``); a folder or zip of pictures (prepared into
             the cache on first use and again when a file of it changes); or ``sample:``.
         check_stop: is called now and then while pictures are prepared; may raise to stop.
+        ahead: whether all of a bucket's data set is fetched in the background, as one that trains on it wants;
+            else only what is read.
 
     Raises:
         ConfigError: if there is nothing usable under that name.
@@ -36,7 +38,7 @@ def open_dataset(uri: str, check_stop: Callable[[], None] = lambda: None) -> Dat
     if uri == SAMPLE:
         return _sample(check_stop)
     if is_in_bucket(uri):
-        return fetched_dataset(uri)
+        return fetched_dataset(uri, ahead=ahead)
     if uri.startswith(KAGGLE):
         return _prepared(uri, cache_folder() / "datasets" / uri.replace(":", "-").replace("/", "-"), None, check_stop)
     folder = local_path(uri)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from pathlib import Path
+
+from artclf.errors import storage_error
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and Keras; what they print meanwhile is shown only if the import fails."""
+    """Imports TensorFlow and Keras; what they print meanwhile is shown only if the import fails.
+
+    Raises:
+        StorageError: if there is no temporary folder that can be written to.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules:
         return
+    try:
+        aside = tempfile.TemporaryFile()  # noqa: SIM115  closed below
+    except OSError as error:
+        raise storage_error("write", Path(os.environ.get("TMPDIR", "/tmp")), error) from error
     sys.stderr.flush()
     real = os.dup(2)
-    with tempfile.TemporaryFile() as printed:
+    with aside as printed:
         os.dup2(printed.fileno(), 2)
         try:
             import keras  # noqa: F401

@@ -155,28 +155,36 @@ class Dataset:
     """A prepared data set, open for reading; safe to share between threads.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies, or arrives.
+        place: where it can be opened again, also by others: the folder, or the s3:// URI it came from.
         manifest: the whole manifest.json.
         classes: in label order.
         index: (N,) INDEX_DTYPE, memory-mapped.
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], index: Index, fetch: Callable[[str], None] | None = None
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        index: Index,
+        fetch: Callable[[str], None] | None = None,
+        place: str = "",
     ) -> None:
         self.folder = folder
+        self.place = place or str(folder.absolute())
         self.manifest = manifest
         self.index = index
         self._fetch = fetch
         self.classes = [ClassInfo(c["slug"], c["display"], c.get("about") or {}) for c in manifest["classes"]]
 
     @classmethod
-    def open(cls, folder: Path, fetch: Callable[[str], None] | None = None) -> Dataset:
+    def open(cls, folder: Path, fetch: Callable[[str], None] | None = None, place: str = "") -> Dataset:
         """Opens a prepared data set and checks that its parts belong together.
 
         Args:
             folder: where it lies.
             fetch: brings a shard that is not there yet, by its name; without it all must be there.
+            place: the s3:// URI that it is fetched from.
 
         Raises:
             ConfigError: if the folder holds no prepared data set, or one of another format.
@@ -202,7 +210,7 @@ class Dataset:
                     f"{path}: expected {shard['bytes']:,} bytes, found "
                     f"{'no file' if size is None else f'{size:,}'}. Run prepare again."
                 )
-        return cls(folder, manifest, index, fetch)
+        return cls(folder, manifest, index, fetch, place)
 
     def summary(self) -> str:
         """Returns how much there is of what: ``7,100 pictures of 50 classes``."""
@@ -250,6 +258,12 @@ class Dataset:
                 raise
             self._fetch(shard_name(shard))
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def fetch_all(self) -> None:
+        """Brings every shard that is not here yet. Raises StorageError if one cannot be had."""
+        for shard in self.manifest["shards"]:
+            if self._fetch is not None and not (self.folder / shard["name"]).exists():
+                self._fetch(shard["name"])
 
     def select(self, split: str, labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Returns the record numbers of a split, those of the given labels only if labels are given, in order."""

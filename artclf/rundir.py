@@ -83,16 +83,16 @@ class RunDir:
         """Returns the path of a split's probabilities, picture by picture."""
         return self.evaluation / f"predictions_{split}.csv"
 
-    def begin(self, config: TrainConfig, dataset: Path, data_digest: str, **limits: float) -> None:
+    def begin(self, config: TrainConfig, dataset: str, data_digest: str, **limits: float) -> None:
         """Writes what a run needs to begin: job.json first, so that a run with settings always has its data.
 
         Args:
             config: the settings; those that are there already stay.
-            dataset: the prepared data set's folder.
+            dataset: where the prepared data set lies, a folder or s3:// URI (Dataset.place).
             data_digest: its digest, which is checked when the run goes on.
             limits: ``max_hours`` of one job, if there is such a limit.
         """
-        write_json(self.job, {"dataset": str(dataset.absolute()), "data_digest": data_digest, **limits})
+        write_json(self.job, {"dataset": dataset, "data_digest": data_digest, **limits})
         if not self.config.exists():
             with atomic_file(self.config) as temporary:
                 temporary.write_text(config.to_json(), encoding="utf-8")

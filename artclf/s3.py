@@ -136,7 +136,7 @@ class S3Storage:
         uri: str,
         *,
         account: str | None = None,
-        budget_s: float = 600.0,
+        budget_s: float = 900.0,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         part_bytes: int = PART_BYTES,

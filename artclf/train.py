@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         if arguments.resume and not any(run.checkpoints.glob("gen-*")):
             raise ResumeError(f"{run.path}: --resume was given, but there is no committed state to go on from.")
         if arguments.data or not (run.job.exists() and run.config.exists()):  # what submit wrote stays as it is
-            run.begin(config, dataset.folder, dataset.digest)
+            run.begin(config, dataset.place, dataset.digest)
         _log_to(logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(message)s")
         options = Options(arguments.threads, arguments.from_zero, arguments.hang_after * 60)
         log.info("run directory: %s", printable(os.path.relpath(run.path)))

@@ -59,7 +59,7 @@ class SageMakerFolders:
         if not self.channel.is_dir():
             raise ConfigError(f"{self.channel}: expected an input channel named {CHANNEL}, found none.")
         dataset = open_dataset(str(self.channel))
-        self.run.begin(config, dataset.folder, dataset.digest)
+        self.run.begin(config, dataset.place, dataset.digest)
         return self.run
 
     def deliver(self) -> None:

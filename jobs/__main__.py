@@ -56,7 +56,7 @@ def open_all(arguments: argparse.Namespace, check_stop: Callable[[], None] = lam
     grid = load_grid(Path(arguments.grid))
     backend, study = _open_place(arguments, grid.study)
     _look(study)
-    dataset = open_dataset(grid.dataset, check_stop)
+    dataset = open_dataset(grid.dataset, check_stop, ahead=False)
     expansion = expand(grid, dataset.digest)
     return Opened(grid, dataset, expansion, study, backend, outcomes(study, expansion.trials, backend))
 
@@ -154,7 +154,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
         return 0
     _print_plan(opened, steps)
     if arguments.requests:
-        print(json.dumps([_request(opened, step.trial) for step in steps if step.launches], indent=2))
+        print(json.dumps(_requests(opened, steps), indent=2))
     return 0
 
 
@@ -177,13 +177,14 @@ def submit_command(arguments: argparse.Namespace) -> int:
         steps = _steps(opened)
         _print_plan(opened, steps)
         work = [step for step in steps if step.action != "skip"]
+        _requests(opened, steps)  # refuses what could never be started, before anybody is asked
         if opened.backend.is_remote and any(step.launches for step in work):
             _ask(f"Start {sum(step.launches for step in work)} jobs on {opened.backend.name}?", yes=arguments.yes)
-        data = study.share_dataset(opened.dataset, grid.dataset, _say_at_once)
+        data = study.share_dataset(opened.dataset, _say_at_once)
         study.record(grid, data, opened.dataset.digest, opened.expansion)
         if work:
             parallel = arguments.max_parallel or grid.resources.max_parallel
-            with watcher(study, len(work), is_remote=opened.backend.is_remote) as shown:
+            with watcher(study, len(work)) as shown:
                 submission = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown)
                 ended = submission.run(steps, parallel, stop)
             opened = replace(opened, outcomes={**opened.outcomes, **ended})
@@ -296,7 +297,7 @@ def _dataset_of(submitted: Submitted) -> Dataset | None:
     uri = submitted.content["dataset"]
     if is_in_bucket(uri):
         with contextlib.suppress(ConfigError, StorageError):
-            return open_dataset(uri)
+            return open_dataset(uri, ahead=False)
         return None
     return Dataset.open(Path(uri)) if is_dataset(Path(uri)) else None
 
@@ -438,15 +439,21 @@ def _step_json(opened: Opened, step: Step, requests: bool) -> dict[str, Any]:
         "params": step.trial.params,
         "action": step.action,
         "why": step.why,
-        **({"request": _request(opened, step.trial)} if requests else {}),
+        **({"request": next(iter(_requests(opened, [step])), None)} if requests else {}),
     }
 
 
-def _request(opened: Opened, trial: Trial) -> dict[str, Any]:
+def _requests(opened: Opened, steps: Iterable[Step]) -> list[dict[str, Any]]:
+    """Returns what is sent for each job that steps launch. Raises ConfigError if one can never be started."""
     from jobs.submit import job_spec, next_attempt
 
-    attempt = next_attempt(opened.study.last_jobs().get(trial.trial_id), opened.backend)
-    return opened.backend.request(job_spec(opened.study, opened.grid, trial, attempt))
+    last = opened.study.last_jobs()
+
+    def request(trial: Trial) -> dict[str, Any]:
+        attempt = next_attempt(last.get(trial.trial_id), opened.backend)
+        return opened.backend.request(job_spec(opened.study, opened.grid, trial, attempt))
+
+    return [request(step.trial) for step in steps if step.launches]
 
 
 def _status_json(opened: Opened, trial: Trial) -> dict[str, Any]:

@@ -135,9 +135,9 @@ class BucketStudy(Study):
         self._bucket.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
         self._bucket.create(f"runs/{trial.trial_id}/config.json", settings.to_json().encode())
 
-    def share_dataset(self, dataset: Dataset, uri: str, say: Callable[[str], None]) -> str:
-        if is_in_bucket(uri):
-            return uri
+    def share_dataset(self, dataset: Dataset, say: Callable[[str], None]) -> str:
+        if is_in_bucket(dataset.place):
+            return dataset.place
         place = self._shared.below(f"datasets/{dataset.digest[:16]}")
         there = set(place.list())
         if MANIFEST in there:

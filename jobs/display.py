@@ -51,8 +51,8 @@ def fraction(progress: dict[str, float]) -> float:
 class LineWatcher:
     """Says what happens a line at a time, for logs and pipes."""
 
-    def __init__(self, study: Study, total: int, *, is_remote: bool = False) -> None:
-        self._study, self._total, self._ended, self._is_remote = study, total, 0, is_remote
+    def __init__(self, study: Study, total: int) -> None:
+        self._study, self._total, self._ended = study, total, 0
         self._unfinished = 0.0
         self._stopping = False
 
@@ -76,11 +76,11 @@ class LineWatcher:
         """Says that nothing can be started now, and why."""
         self.say(f"waiting, the next try in {duration(hold_s)}: {why}")
 
-    def stopping(self, running: Sequence[Trial]) -> None:
+    def stopping(self, running: Sequence[Trial], *, go_on: bool) -> None:
         """Says that a stop was asked for."""
         self._stopping = True
         names = ", ".join(trial.trial_id for trial in running) or "none"
-        ends = "go on" if self._is_remote else "save and end"
+        ends = "go on" if go_on else "save and end"
         self.say(f"stopping: nothing more is started; running trials {ends}: {names}")
 
     def say(self, text: str) -> None:
@@ -98,8 +98,8 @@ class LineWatcher:
 class BarWatcher(LineWatcher):
     """Shows a bar for each running trial and one for the grid, with the time left."""
 
-    def __init__(self, study: Study, total: int, *, is_remote: bool = False) -> None:
-        super().__init__(study, total, is_remote=is_remote)
+    def __init__(self, study: Study, total: int) -> None:
+        super().__init__(study, total)
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._bars: Progress = Progress(
@@ -153,6 +153,6 @@ class BarWatcher(LineWatcher):
         self._bars.update(self._grid, completed=done, note=left)
 
 
-def watcher(study: Study, total: int, *, is_remote: bool) -> LineWatcher:
+def watcher(study: Study, total: int) -> LineWatcher:
     """Returns bars on a terminal, lines elsewhere."""
-    return (BarWatcher if sys.stdout.isatty() else LineWatcher)(study, total, is_remote=is_remote)
+    return (BarWatcher if sys.stdout.isatty() else LineWatcher)(study, total)

@@ -232,10 +232,21 @@ def _state(
 
 
 def _epochs(run: RunDir) -> list[dict[str, Any]]:
-    history = run.read_metrics()
-    if not all(isinstance(line, dict) and isinstance(line.get("epoch"), int) for line in history):
-        raise StorageError(f"{run.metrics}: expected a line an epoch, each a mapping with its number")
-    return history
+    """Returns the lines of metrics.jsonl in the order of epochs, whatever wrote them: of several of one epoch the
+    last counts, a figure that is not finite is as good as none, epochs may be missing, other fields are kept.
+
+    Raises:
+        StorageError: if a line has no number of its epoch.
+    """
+    history: dict[int, dict[str, Any]] = {}
+    for line in run.read_metrics():
+        epoch = line.get("epoch")
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 1:
+            raise StorageError(
+                f"{run.metrics}: expected a line an epoch, each with its number from 1 on, received {epoch!r:.40}"
+            )
+        history[epoch] = {k: v for k, v in line.items() if not (isinstance(v, float) and not math.isfinite(v))}
+    return [history[epoch] for epoch in sorted(history)]
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -120,11 +120,11 @@ class Study:
 
     def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> None:
         """Writes what a run needs to begin, if it is not there yet."""
-        self.run(trial.trial_id).begin(trial.config, Path(dataset_path), data_digest, max_hours=max_hours)
+        self.run(trial.trial_id).begin(trial.config, dataset_path, data_digest, max_hours=max_hours)
 
-    def share_dataset(self, dataset: Dataset, uri: str, say: Callable[[str], None]) -> str:
+    def share_dataset(self, dataset: Dataset, say: Callable[[str], None]) -> str:
         """Makes sure that jobs can read a data set, and returns where they find it."""
-        return str(dataset.folder.absolute())
+        return dataset.place
 
     def record_job(self, handle: JobHandle) -> None:
         """Keeps the record of a job that was, or is about to be, submitted."""

@@ -40,8 +40,8 @@ class Watcher(Protocol):
     def holding(self, why: str, hold_s: float) -> None:
         """Nothing can be started now; the next try comes after so many seconds."""
 
-    def stopping(self, running: Sequence[Trial]) -> None:
-        """A stop was asked for; the running trials save and end."""
+    def stopping(self, running: Sequence[Trial], *, go_on: bool) -> None:
+        """A stop was asked for: nothing more is started; the running trials save and end, or go on elsewhere."""
 
 
 def outcomes(
@@ -128,9 +128,6 @@ class Submission:
 
         A requested stop launches nothing more. On this machine it also asks the running jobs to save, and waits
         for them; jobs elsewhere are left to go on.
-
-        Raises:
-            ConfigError: if a job could never be started, before anything is.
         """
         asked_before = self._study.stops_asked()
         self._begin(steps)
@@ -147,7 +144,8 @@ class Submission:
                 launched += 1
             if stop.requested and not asked_to_stop:
                 asked_to_stop = True
-                self._watcher.stopping([trial for trial, _ in self._alive.values()])
+                go_on = self._backend.is_remote and stop.reason != ASKED_TO_STOP
+                self._watcher.stopping([trial for trial, _ in self._alive.values()], go_on=go_on)
                 if self._backend.is_remote:
                     break
                 for _, handle in self._alive.values():
@@ -165,9 +163,6 @@ class Submission:
         """Sorts the steps into those that wait and those that run, as they are now: another submitter may have been
         at work since they were planned. Attempts are counted from the very records of jobs that the steps follow
         from: whoever made the next attempt meanwhile is met under its name, and never outnumbered by one more."""
-        for step in steps:
-            if step.launches:
-                self._backend.request(self._spec(step.trial))
         trials = [step.trial for step in steps if step.action != "skip"]
         self._last = self._study.last_jobs()
         for step in plan(trials, outcomes(self._study, trials, self._backend, self._last)):

@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from artclf import aws
-from artclf.errors import ConfigError
+from artclf.errors import CapacityError, ConfigError
 from jobs.settings import CloudSettings
 from jobs.spec import BackendError, JobHandle, JobNameTaken, JobSpec, JobState, JobStatus, QuotaError
 
@@ -153,6 +154,7 @@ class SageMakerBackend:
 
         Raises:
             QuotaError: if the quota of such machines is full, or SageMaker takes no more calls now.
+            CapacityError: if the account may have no such machine at all.
             JobNameTaken: if it was started before, and has ended.
             BackendError: if SageMaker refuses it, or the name is another study's.
         """
@@ -165,6 +167,11 @@ class SageMakerBackend:
             code = aws.code(error)
             if code == "ResourceInUse":
                 return self._started_before(spec)
+            if none := re.search(r"service limit '([^']+)' is 0 ", _message(error)):
+                raise CapacityError(
+                    f"{spec.name}: this account may have 0 of '{none[1]}', so waiting is of no use. Ask for more "
+                    f"(AWS console: Service Quotas, Amazon SageMaker), or choose another resources.instance or spot."
+                ) from error
             if code == "ResourceLimitExceeded" or _is_passing(error):
                 raise QuotaError(f"{spec.name}: {_message(error)}") from error
             raise self._refusal(spec.name, error) from error

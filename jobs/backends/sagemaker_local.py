@@ -39,10 +39,10 @@ from typing import IO, Any
 from artclf.cache import cache_folder, local_file
 from artclf.command_line import run_command
 from artclf.config import TrainConfig
+from artclf.datasets import open_dataset
 from artclf.errors import ArtclfError, ConfigError, Interrupted, ResumeError, StorageError, storage_error
 from artclf.interrupt import GRACE_S, catch_stop_signals
 from artclf.locks import turn
-from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus, read_json, write_json
 from artclf.storage import LocalStorage, atomic_folder, local_path, make_folder, sync_folder
 from jobs.backends.local import PROJECT, LocalBackend
@@ -312,7 +312,8 @@ class Job:
             ConfigError: if the run, its data or its weights cannot be used.
         """
         config, job = self._run.read_config(), self._run.read_job() or {}
-        dataset = Dataset.open(Path(job["dataset"]))
+        dataset = open_dataset(job["dataset"])
+        dataset.fetch_all()  # the container has no way to a bucket
         if dataset.digest != job["data_digest"]:
             raise ResumeError(f"{dataset.folder}: the data set changed since this run began. Put the old one back.")
         if hours := job.get("max_hours"):

@@ -145,7 +145,7 @@ def test_a_shared_data_set_reads_as_the_local_one(
     bucket: str, proxy: FaultProxy, place: S3Storage, local: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    uri = BucketStudy(place.uri, "study").share_dataset(local, str(local.folder), lambda text: None)
+    uri = BucketStudy(place.uri, "study").share_dataset(local, lambda text: None)
     there = open_dataset(uri)
     assert contents(there) == contents(local)
     assert list(there.pictures()) == list(local.pictures())
@@ -287,6 +287,39 @@ def test_processes_share_one_copy(put: Put, local: Dataset, cache: Path, proxy: 
     fetched = times_fetched(proxy)
     assert {fetched[name] for name in (INDEX, PICTURES, *shards(local))} == {1}
     measured(f"3 readers, {len(shards(local))} shards: each fetched once")
+
+
+@only_moto
+def test_who_only_looks_fetches_the_shards_that_are_read_and_makes_no_room_for_the_others(
+    put: Put, local: Dataset, proxy: FaultProxy, room: Callable[[float], None], cache: Path
+) -> None:
+    uri = put("one")
+    room(0.5)
+    looks = [open_dataset(uri, ahead=False) for _ in range(3)]
+    assert looks[0].place == uri
+    assert set(times_fetched(proxy)) == {MANIFEST, INDEX, PICTURES}
+    assert looks[0].read(0) == local.read(0)
+    fetched = times_fetched(proxy)
+    assert [name for name in shards(local) if fetched[name]] == [shards(local)[int(local.index[0]["shard"])]]
+    room(1.5)
+    assert contents(open_dataset(uri)) == contents(local)
+
+
+@only_moto
+def test_a_data_set_can_be_brought_here_whole(put: Put, local: Dataset, cache: Path) -> None:
+    there = open_dataset(put("one"), ahead=False)
+    there.fetch_all()
+    assert contents(Dataset.open(there.folder)) == contents(local)
+
+
+@only_moto
+def test_a_data_set_looked_at_again_and_again_takes_one_descriptor(put: Put) -> None:
+    uri = put("one")
+    open_dataset(uri, ahead=False)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        open_dataset(uri, ahead=False)
+    assert len(os.listdir("/proc/self/fd")) < before + 10
 
 
 # -- room -----------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from artclf.records import Dataset
 from artclf.rundir import RunDir
+from container.generations import BucketGenerations
+from tests.container.conftest import Remote
 from tests.container.test_sagemaker import TINY, platform
 from tests.crash import metrics_of, newest_place, place_gone_on_from, unreadable
 from tests.docker_engine import (
@@ -31,6 +33,9 @@ from tests.docker_engine import (
     inspect_image,
     why_no_image,
 )
+
+if TYPE_CHECKING:
+    from tests.s3_servers import S3Server
 
 PROJECT = Path(__file__).resolve().parents[2]
 LONG = {**TINY, "train.epochs": "10", "train.batch_size": "4", "data.image_size": "96"}
@@ -319,4 +324,56 @@ def test_a_container_stopped_in_an_epoch_saves_and_a_second_one_ends_as_if_nothi
     assert trained(base) == undisturbed
 
 
-# -- a run directory in a bucket: --run-uri s3://… -----------------------------------------------
+# -- a run in a bucket: --run-uri s3://… ---------------------------------------------------------
+
+IN_BUCKET = {"data.image_size": 96, "train.epochs": 10}
+
+
+def start_job(engine: Containers, server: S3Server, remote: Remote) -> Container:
+    """Starts a container on a run, with nothing of this machine but the network and credentials."""
+    settings = {**server.environment(), "TRAINING_JOB_NAME": "job-a1"}
+    options = [f"--env={name}={value}" for name, value in settings.items()]
+    return engine.start("--run-uri", remote.storage.uri, options=options, network="host")
+
+
+def go_away(container: Container) -> None:
+    container.signal("KILL")
+
+
+@pytest.mark.parametrize(("stop", "exit_code"), [(send_sigterm, 75), (stop_as_services_do, 75), (go_away, 137)])
+def test_a_container_gone_in_an_epoch_of_a_run_in_a_bucket_leaves_all_that_a_second_one_needs(
+    engine: Containers,
+    moto_server: S3Server,
+    put_run: Any,
+    whole: list[Any],
+    tmp_path: Path,
+    stop: Callable[[Container], None],
+    exit_code: int,
+) -> None:
+    remote = put_run("broken", **IN_BUCKET)
+    first = start_job(engine, moto_server, remote)
+    first.wait_for_line("epoch 3/")
+    while not remote.committed():  # which comes a moment after the line
+        assert first.state()["Running"], first.output()
+    stop(first)
+    assert first.wait() == exit_code, first.output()
+    state = "running" if stop is go_away else "interrupted"
+    assert remote.status()["state"] == state and "model.keras" not in set(remote.storage.list())
+    back = RunDir(tmp_path / "back")
+    number, problems = BucketGenerations(remote.storage.below("checkpoint")).fetch_newest_sound(back.checkpoints)
+    assert number and problems == []
+    saved = newest_place(back)
+    second = start_job(engine, moto_server, remote)
+    assert second.wait() == 0, second.output()
+    assert place_gone_on_from(second.output()) == saved
+    assert remote.result(tmp_path) == whole
+
+
+@pytest.fixture
+def whole(engine: Containers, moto_server: S3Server, put_run: Any, tmp_path: Path) -> list[Any]:
+    """Returns what a container leaves in the bucket that nothing interrupts."""
+    remote = put_run("whole", **IN_BUCKET)
+    container = start_job(engine, moto_server, remote)
+    assert container.wait() == 0, container.output()
+    (tmp_path / "whole").mkdir()
+    return list(remote.result(tmp_path / "whole"))

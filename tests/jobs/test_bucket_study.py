@@ -480,12 +480,12 @@ def test_a_data_set_goes_to_the_bucket_once_and_its_manifest_last(
     bucket: str, proxy: FaultProxy, tiny_set: Dataset
 ) -> None:
     said: list[str] = []
-    uri = looked(bucket).share_dataset(tiny_set, str(tiny_set.folder), said.append)
+    uri = looked(bucket).share_dataset(tiny_set, said.append)
     assert uri == f"s3://{bucket}/studies/.shared/datasets/{tiny_set.digest[:16]}"
     files = puts(proxy)
     assert files[-1] == "manifest.json" and len(files) == len(set(files)) > 1
     proxy.requests.clear()
-    assert looked(bucket).share_dataset(tiny_set, str(tiny_set.folder), said.append) == uri
+    assert looked(bucket).share_dataset(tiny_set, said.append) == uri
     assert puts(proxy) == [] and len(said) == 1
 
 
@@ -495,16 +495,16 @@ def test_a_data_set_whose_upload_broke_off_goes_on_where_it_was(
     proxy.on("PutObject", "manifest.json", do=ACCESS_DENIED)
     study = looked(bucket)
     with pytest.raises(StorageError, match=r"manifest\.json: no right to write it"):
-        study.share_dataset(tiny_set, str(tiny_set.folder), print)
+        study.share_dataset(tiny_set, print)
     proxy.requests.clear()
-    study.share_dataset(tiny_set, str(tiny_set.folder), print)
+    study.share_dataset(tiny_set, print)
     assert puts(proxy) == ["manifest.json"]
 
 
 def test_two_submitters_may_share_a_data_set_at_once(bucket: str, tiny_set: Dataset) -> None:
     studies = [looked(bucket) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        uris = set(pool.map(lambda study: study.share_dataset(tiny_set, str(tiny_set.folder), print), studies))
+        uris = set(pool.map(lambda study: study.share_dataset(tiny_set, print), studies))
     from artclf.cache import fetched_dataset
 
     (uri,) = uris
@@ -512,7 +512,8 @@ def test_two_submitters_may_share_a_data_set_at_once(bucket: str, tiny_set: Data
 
 
 def test_a_data_set_of_a_bucket_is_used_where_it_lies(bucket: str, proxy: FaultProxy, tiny_set: Dataset) -> None:
-    assert looked(bucket).share_dataset(tiny_set, "s3://other/data", print) == "s3://other/data"
+    there = Dataset.open(tiny_set.folder, place="s3://other/data")
+    assert looked(bucket).share_dataset(there, print) == "s3://other/data"
     assert puts(proxy) == []
 
 

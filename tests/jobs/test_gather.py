@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from artclf.errors import ConfigError, StorageError
 from artclf.rundir import RunDir
 from jobs.gather import RunResult, export_best, gather, read_study, seed_groups, winner, write_results
 from jobs.grid import Objective
+from jobs.report import write_report
 from tests.studies import NASTY, Fake, grid_of_fakes, make_study, rewrite
 
 COLUMNS = (
@@ -106,6 +109,32 @@ def test_a_damaged_run_is_reported_as_damaged_and_the_others_are_read(tmp_path: 
     assert (first.state, second.state) == ("damaged", "done")
     assert "Submit again" in first.reason
     assert winner([first, second], read_study(study).objective) == second
+
+
+def test_s18_of_foreign_metrics_the_last_line_of_an_epoch_counts_whatever_their_order_gaps_and_fields(
+    tmp_path: Path,
+) -> None:
+    study = make_study(tmp_path, [Fake(state="failed", reason="")])
+    lines: list[dict[str, Any]] = [
+        {"epoch": 5, "val_accuracy": 0.5, "loss": math.nan},
+        {"epoch": 2, "val_accuracy": 0.9},
+        {"epoch": 2, "val_accuracy": 0.2, "schema": 99, "of_another_version": {"x": [1]}},
+        {"epoch": 1, "val_accuracy": -math.inf},
+    ]
+    RunDir(gather(study)[0].path).metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (result,) = gather(study)
+    assert [line["epoch"] for line in result.history] == [1, 2, 5]
+    assert [line.get("val_accuracy") for line in result.history] == [None, 0.2, 0.5]
+    assert result.state == "failed" and result.best_epoch == 5 and "loss" not in result.history[2]
+    write_report(study, None)
+
+
+@pytest.mark.parametrize("epoch", ["two", 1.5, True, 0, -1, None])
+def test_s18_a_line_without_the_number_of_its_epoch_is_damage(tmp_path: Path, epoch: Any) -> None:
+    study = make_study(tmp_path, [Fake()])
+    RunDir(gather(study)[0].path).metrics.write_text(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n")
+    (result,) = gather(study)
+    assert result.state == "damaged" and "each with its number from 1 on" in result.reason
 
 
 def test_a_metrics_line_cut_short_by_a_crash_is_no_damage(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from botocore import exceptions
 from botocore.session import get_session
 from hypothesis import assume, given
@@ -44,7 +45,7 @@ from tests.fake_aws.server import ACCOUNT, REGION, FakeAws, Lost
 from tests.fake_aws.sts import FakeSts
 from tests.fake_aws.training_job import Durations
 from tests.fake_aws.workloads import EntryPoint, Scripted
-from tests.jobs.test_sagemaker_backend import SETTINGS, SPEC, Cloud, bucket, reach, read_grid, submit
+from tests.jobs.test_sagemaker_backend import SETTINGS, SPEC, SPOT_QUOTA, Cloud, bucket, reach, read_grid, submit
 from tests.little_grid import write_grid
 from tests.s3_proxy import FaultProxy
 from tests.s3_servers import S3Server, models_parsed_once, moto_server
@@ -376,7 +377,7 @@ def test_a_plan_that_another_submitter_was_quicker_than_starts_nothing_twice(
         submit(cloud, grid, sleep, stop)
         monkeypatch.chdir(tmp_path)
         study.refresh()
-        shown = BarWatcher(study, 3, is_remote=True)
+        shown = BarWatcher(study, 3)
         submission = Submission(study, grid, backend, "s3://my-art/data", "digest", shown, sleep=aws.clock.advance)
         result = submission.run(steps, 3, StopRequest())
     assert [outcome.state for outcome in result.values()] == ["done"] * 3
@@ -772,9 +773,28 @@ def test_a_place_that_the_jobs_could_not_write_to_is_refused(bucket: str, laptop
         assert aws.requests == [] and here.proxy.requests == []
         long = f"s3://{bucket}/{'long/' * 50}x"
         assert "at most 256 characters" in here.refused("submit", "--yes", "--root", long)
-        assert creates(aws) == [] and not any("/runs/" in key or "/jobs/" in key for key in here.wrote)
+        assert creates(aws) == [] and here.wrote == []
         (here.folder / "cloud.yaml").unlink()
         assert "cloud.yaml: the cloud backends need this file" in here.refused("status")
+
+
+def test_a_machine_that_sagemaker_does_not_offer_is_refused_before_anything_goes_to_the_bucket(
+    bucket: str, laptop: Open
+) -> None:
+    with account(FakeSageMaker(Scripted())) as aws:
+        here = laptop(aws)
+        resources = {"instance": "g4dn.metal"}
+        here.grid.write_text(yaml.safe_dump({**yaml.safe_load(here.grid.read_text()), "resources": resources}))
+        assert "SageMaker does not offer g4dn.metal" in here.refused("submit", "--yes")
+        assert creates(aws) == [] and here.wrote == []
+
+
+def test_an_account_that_may_have_no_such_machine_is_told_so_and_not_kept_waiting(bucket: str, laptop: Open) -> None:
+    sagemaker = FakeSageMaker(Scripted(), quotas={SPOT_QUOTA: 0})
+    with account(sagemaker) as aws:
+        said = laptop(aws).refused("submit", "--yes", code=4)
+        assert f"this account may have 0 of '{SPOT_QUOTA}', so waiting is of no use. Ask for more" in said
+    assert sagemaker.jobs == {}
 
 
 def test_a_plan_prints_exactly_what_a_submit_then_sends(bucket: str, laptop: Open) -> None:
@@ -833,6 +853,34 @@ def test_status_logs_report_and_reap_tell_of_a_study_in_the_cloud(bucket: str, l
         assert "Nothing is running" in here.run("stop")
         here.grid.write_text(here.grid.read_text().replace("[0, 1, 2]", "[7]"))
         assert "little: done 0/1" in here.run("status")
+
+
+def test_s15_reap_shows_unfinished_uploads_and_runs_of_earlier_grids_and_removes_them_when_told(
+    bucket: str, laptop: Open, moto_server: S3Server
+) -> None:
+    cloud, client = Cloud(bucket, seconds=20), moto_server.client
+    with account(cloud.sagemaker, clock=SteppingClock(10)) as aws:
+        here = laptop(aws)
+        here.run("submit", "--yes")
+        study = next(key for key in here.wrote if key.endswith("study.json")).removesuffix("study.json")
+        client.put_object(Bucket=bucket, Key=f"{study}runs/0ldgrid0/config.json", Body=b"{}")
+        upload = client.create_multipart_upload(Bucket=bucket, Key=f"{study}runs/0ldgrid0/model.keras")
+        client.upload_part(
+            Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"], PartNumber=1, Body=bytes(5 << 20)
+        )
+
+        def there() -> tuple[set[str], int]:
+            objects = client.list_objects_v2(Bucket=bucket)["Contents"]
+            uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+            return {item["Key"] for item in objects}, len(uploads)
+
+        before = there()
+        said = here.run("reap")
+        assert f"s3://{bucket}/{study}runs/0ldgrid0" in said and "unfinished upload, 20" in said
+        assert "Nothing was removed. Remove all of it with --yes." in said and there() == before
+        assert "Removed 2." in here.run("reap", "--yes")
+        assert there() == (before[0] - {f"{study}runs/0ldgrid0/config.json"}, 0)
+        assert "Nothing was left behind" in here.run("reap")
 
 
 def test_ctrl_c_starts_nothing_more_lets_the_jobs_go_on_and_says_how_to_go_on(bucket: str, laptop: Open) -> None:

@@ -130,7 +130,7 @@ def submit(
     expansion = expand(grid, "digest")
     study.record(grid, "s3://my-art/data", "digest", expansion)
     steps = plan(expansion.trials, outcomes(study, expansion.trials, backend))
-    watcher = LineWatcher(study, len(steps), is_remote=True)
+    watcher = LineWatcher(study, len(steps))
     submission = Submission(study, grid, backend, "s3://my-art/data", "digest", watcher, sleep=sleep)
     return submission.run(steps, grid.resources.max_parallel, stop or StopRequest())
 

@@ -240,7 +240,7 @@ def finished() -> list[Entry]:
 def run(tmp_path: Path) -> RunDir:
     """Returns a run that began."""
     run = RunDir(tmp_path / "run")
-    run.begin(TrainConfig(), Path("/data"), "digest")
+    run.begin(TrainConfig(), "/data", "digest")
     run.write_status(RunStatus("running", epoch=1))
     return run
 
@@ -348,7 +348,7 @@ def job(tiny_set: Dataset, run: RunDir, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("COMPOSE_PROJECT_NAME", "")  # is changed, and put back at the end
     monkeypatch.setattr(sagemaker_local, "shut_off", lambda defaults: None)
     monkeypatch.setattr(sagemaker_local, "LOOK_S", 0.01)
-    run.begin(TrainConfig(), tiny_set.folder, tiny_set.digest, max_hours=1)
+    run.begin(TrainConfig(), tiny_set.place, tiny_set.digest, max_hours=1)
 
     def carry_out(told: str, sdk: Callable[[Path], None], keeps_folder: bool = False) -> RunStatus:
         monkeypatch.setenv("TOLD", told)
@@ -452,7 +452,7 @@ def test_commits_that_a_full_disk_refuses_to_take_wait_for_the_next_job(
 def test_a_job_that_has_run_for_its_hours_lets_the_container_save_and_end(
     job: Job, tiny_set: Dataset, run: RunDir, tmp_path: Path
 ) -> None:
-    run.begin(TrainConfig(), tiny_set.folder, tiny_set.digest, max_hours=1e-9)
+    run.begin(TrainConfig(), tiny_set.place, tiny_set.digest, max_hours=1e-9)
     heard = tmp_path / "docker.signals"
 
     def trains(place: Path) -> None:
