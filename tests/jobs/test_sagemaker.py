@@ -168,17 +168,6 @@ def test_a_run_uri_of_256_characters_is_sent_and_a_longer_one_refused() -> None:
         backend.request(replace(SPEC, run_uri=uri.replace("x/", "xx/")))
 
 
-def test_run_uris_that_are_too_long_are_told_before_anything_is_written(
-    bucket: str, reach: Reach, tmp_path: Path
-) -> None:
-    cloud = Cloud(bucket)
-    cloud.root = f"{cloud.root}/{'long/' * 45}x"
-    with reach(account(cloud.sagemaker)) as aws, pytest.raises(ConfigError, match="at most 256 characters"):
-        submit(cloud, read_grid(tmp_path, 2, parallel=2), aws.clock.advance)
-    assert [key for key in cloud.storage.list() if "/runs/" in key or "/jobs/" in key] == []
-    assert aws.requests == []
-
-
 # -- killed submitters ---------------------------------------------------------------------------
 
 
