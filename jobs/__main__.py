@@ -319,6 +319,7 @@ def reap_command(arguments: argparse.Namespace) -> int:
             table(
                 ["what", "size", "where"],
                 [[i.what, s, _shown_place(i.where)] for i, s in zip(found, sizes, strict=True)],
+                width=sys.maxsize,  # a place that is cut can be neither judged nor copied
             )
         )
         if not arguments.yes:
