@@ -21,5 +21,5 @@ resources: {{max_parallel: 2}}
 def write_grid(folder: Path, dataset: Dataset, seeds: str, epochs: int = 2, batch_size: int = 16) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "little.yaml"
-    path.write_text(GRID.format(dataset=dataset.folder, seeds=seeds, epochs=epochs, batch_size=batch_size))
+    path.write_text(GRID.format(dataset=dataset.place, seeds=seeds, epochs=epochs, batch_size=batch_size))
     return path

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from artclf.prepare import Options, prepare
 from artclf.records import Dataset
+from artclf.rundir import RunDir
 from artclf.s3 import S3Storage
 from jobs.compare import compare_runs
 from jobs.gather import gather
@@ -20,6 +22,9 @@ from jobs.study import Study, open_study
 from tests.conftest import PROJECT, Amount, Measured
 from tests.fake_aws.__main__ import cloud
 from tests.little_grid import write_grid
+
+if TYPE_CHECKING:
+    from tests.s3_servers import S3Server
 
 
 def submit(grid: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -85,3 +90,21 @@ def test_so_does_the_grid_of_real_paintings(
     rehearse(grid, tmp_path, monkeypatch)
     scores = sorted(result.metrics["test_accuracy"] for result in gather(tmp_path / "here" / settings["study"]))
     measured(f"4 trials on {len(paintings):,} paintings, 2 interruptions each: equal, test accuracies {scores}")
+
+
+def test_a_grid_on_this_machine_can_train_on_a_data_set_in_a_bucket(
+    tiny_set: Dataset, tmp_path: Path, moto_server: S3Server
+) -> None:
+    with moto_server.fresh_bucket() as bucket:
+        uri = f"s3://{bucket}/data"
+        for file in tiny_set.folder.rglob("*"):
+            if file.is_file():
+                key = f"data/{file.relative_to(tiny_set.folder).as_posix()}"
+                moto_server.client.upload_file(str(file), bucket, key)
+        grid = write_grid(tmp_path, Dataset.open(tiny_set.folder, place=uri), "0", epochs=1)
+        environment = {**moto_server.environment(), "ARTCLF_CACHE": str(tmp_path / "cache")}
+        answer = submit(grid, "--root", tmp_path / "studies", **environment)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        (result,) = gather(tmp_path / "studies" / "little")
+        assert result.state == "done" and (RunDir(result.path).read_job() or {})["dataset"] == uri
+        assert "Nothing to start" in submit(grid, "--root", tmp_path / "studies", **environment).stdout
