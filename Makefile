@@ -29,7 +29,7 @@ rehearse: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
 	$(PY) -m tests.fake_aws $(GRID) --backend $(if $(filter local,$(BACKEND)),sagemaker,$(BACKEND)) $(ARGS)
 
-test: .venv/cloud
+test: .venv/ready
 	tests/packages.sh
 	tests/docker.sh
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

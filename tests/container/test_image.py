@@ -336,44 +336,30 @@ def start_job(engine: Containers, server: S3Server, remote: Remote) -> Container
     return engine.start("--run-uri", remote.storage.uri, options=options, network="host")
 
 
-def go_away(container: Container) -> None:
-    container.signal("KILL")
-
-
-@pytest.mark.parametrize(("stop", "exit_code"), [(send_sigterm, 75), (stop_as_services_do, 75), (go_away, 137)])
-def test_a_container_gone_in_an_epoch_of_a_run_in_a_bucket_leaves_all_that_a_second_one_needs(
-    engine: Containers,
-    moto_server: S3Server,
-    put_run: Any,
-    whole: list[Any],
-    tmp_path: Path,
-    stop: Callable[[Container], None],
-    exit_code: int,
+def test_containers_stopped_and_killed_in_epochs_of_a_run_in_a_bucket_leave_all_that_the_next_one_needs(
+    engine: Containers, moto_server: S3Server, put_run: Any, tmp_path: Path
 ) -> None:
-    remote = put_run("broken", **IN_BUCKET)
-    first = start_job(engine, moto_server, remote)
-    first.wait_for_line("epoch 3/")
-    while not remote.committed():  # which comes a moment after the line
-        assert first.state()["Running"], first.output()
-    stop(first)
-    assert first.wait() == exit_code, first.output()
-    state = "running" if stop is go_away else "interrupted"
-    assert remote.status()["state"] == state and "model.keras" not in set(remote.storage.list())
-    back = RunDir(tmp_path / "back")
-    number, problems = BucketGenerations(remote.storage.below("checkpoint")).fetch_newest_sound(back.checkpoints)
-    assert number and problems == []
-    saved = newest_place(back)
-    second = start_job(engine, moto_server, remote)
-    assert second.wait() == 0, second.output()
-    assert place_gone_on_from(second.output()) == saved
-    assert remote.result(tmp_path) == whole
-
-
-@pytest.fixture
-def whole(engine: Containers, moto_server: S3Server, put_run: Any, tmp_path: Path) -> list[Any]:
-    """Returns what a container leaves in the bucket that nothing interrupts."""
-    remote = put_run("whole", **IN_BUCKET)
-    container = start_job(engine, moto_server, remote)
-    assert container.wait() == 0, container.output()
+    whole, remote = put_run("whole", **IN_BUCKET), put_run("broken", **IN_BUCKET)
+    undisturbed = start_job(engine, moto_server, whole)
+    assert undisturbed.wait() == 0, undisturbed.output()
     (tmp_path / "whole").mkdir()
-    return list(remote.result(tmp_path / "whole"))
+    expected = whole.result(tmp_path / "whole")
+
+    saved = None
+    for signal, exit_code, state, epoch in (("TERM", 75, "interrupted", 3), ("KILL", 137, "running", 6)):
+        container = start_job(engine, moto_server, remote)
+        container.wait_for_line(f"epoch {epoch}/")
+        while max(remote.committed(), default=0) < epoch - 1:  # which come a moment after their lines
+            assert container.state()["Running"], container.output()
+        container.signal(signal)
+        assert container.wait() == exit_code, container.output()
+        assert place_gone_on_from(container.output()) == saved
+        assert remote.status()["state"] == state and "model.keras" not in set(remote.storage.list())
+        back = RunDir(tmp_path / signal)
+        number, problems = BucketGenerations(remote.storage.below("checkpoint")).fetch_newest_sound(back.checkpoints)
+        assert number and problems == []
+        saved = newest_place(back)
+    last = start_job(engine, moto_server, remote)
+    assert last.wait() == 0, last.output()
+    assert place_gone_on_from(last.output()) == saved
+    assert remote.result(tmp_path) == expected
