@@ -215,7 +215,7 @@ def _note_use(folder: Path, size: int) -> None:
                 for left in [*folder.rglob(f"{TEMPORARY}*")]:  # by a process that was killed: nobody else is here
                     left.unlink()
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if _noted_size(folder) < size or not path.read_text():
+        if _noted_size(folder) < size:
             path.write_text(f"{size}")
         os.utime(path)
     except OSError as error:

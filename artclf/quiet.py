@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from pathlib import Path
 
 from artclf.errors import storage_error
 
@@ -20,12 +19,12 @@ def load_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     try:
-        aside = tempfile.TemporaryFile()  # noqa: SIM115  closed below
-    except OSError as error:
-        raise storage_error("write", Path(os.environ.get("TMPDIR", "/tmp")), error) from error
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise storage_error("write", os.environ.get("TMPDIR", "/tmp"), error) from error
     sys.stderr.flush()
     real = os.dup(2)
-    with aside as printed:
+    with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 2)
         try:
             import keras  # noqa: F401

@@ -183,7 +183,7 @@ class Dataset:
 
         Args:
             folder: where it lies.
-            fetch: brings a shard that is not there yet, by its name; without it all must be there.
+            fetch: brings a shard, by its name, if it is not there yet; without it all must be there.
             place: the s3:// URI that it is fetched from.
 
         Raises:
@@ -261,8 +261,8 @@ class Dataset:
 
     def fetch_all(self) -> None:
         """Brings every shard that is not here yet. Raises StorageError if one cannot be had."""
-        for shard in self.manifest["shards"]:
-            if self._fetch is not None and not (self.folder / shard["name"]).exists():
+        if self._fetch is not None:
+            for shard in self.manifest["shards"]:
                 self._fetch(shard["name"])
 
     def select(self, split: str, labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:

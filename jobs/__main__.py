@@ -150,11 +150,12 @@ def plan_command(arguments: argparse.Namespace) -> int:
     opened = open_all(arguments)
     steps = _steps(opened)
     if arguments.json:
-        print(json.dumps([_step_json(opened, step, arguments.requests) for step in steps], indent=2))
+        requests = _requests(opened, steps) if arguments.requests else None
+        print(json.dumps([_step_json(step, requests) for step in steps], indent=2))
         return 0
     _print_plan(opened, steps)
     if arguments.requests:
-        print(json.dumps(_requests(opened, steps), indent=2))
+        print(json.dumps(list(_requests(opened, steps).values()), indent=2))
     return 0
 
 
@@ -386,14 +387,13 @@ def _report_is_current(study: Study) -> bool:
 
 def _submit_verdict(opened: Opened, stop_reason: str) -> int:
     """Says how the grid stands after a submit, and returns the exit code that says so too."""
-    from jobs.submit import ASKED_TO_STOP
+    from jobs.submit import jobs_go_on
 
     states = Counter(result.state for result in opened.outcomes.values())
     left = len(opened.trials) - states["done"] - states["diverged"]
     print(f"Report: {_shown_path(opened.study.path / 'report.html')}")
     if stop_reason and left:
-        go_on = opened.backend.is_remote and stop_reason != ASKED_TO_STOP
-        what = "running jobs go on" if go_on else "what ran is saved"
+        what = "running jobs go on" if jobs_go_on(opened.backend, stop_reason) else "what ran is saved"
         raise Interrupted(f"stopped; {what}. Run the same submit again and it goes on.")
     if states["diverged"]:
         print(f"{states['diverged']} of {len(opened.trials)} trials diverged; the same settings would diverge again.")
@@ -433,19 +433,23 @@ def _does(step: Step) -> str:
     return f"skip: {step.word}" if step.action == "skip" else ACTIONS[step.action]
 
 
-def _step_json(opened: Opened, step: Step, requests: bool) -> dict[str, Any]:
+def _step_json(step: Step, requests: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "trial_id": step.trial.trial_id,
         "label": step.trial.label,
         "params": step.trial.params,
         "action": step.action,
         "why": step.why,
-        **({"request": next(iter(_requests(opened, [step])), None)} if requests else {}),
+        **({} if requests is None else {"request": requests.get(step.trial.trial_id)}),
     }
 
 
-def _requests(opened: Opened, steps: Iterable[Step]) -> list[dict[str, Any]]:
-    """Returns what is sent for each job that steps launch. Raises ConfigError if one can never be started."""
+def _requests(opened: Opened, steps: Iterable[Step]) -> dict[str, Any]:
+    """Returns what is sent for each job that steps launch, by its trial's id.
+
+    Raises:
+        ConfigError: if one can never be started.
+    """
     from jobs.submit import job_spec, next_attempt
 
     last = opened.study.last_jobs()
@@ -454,7 +458,7 @@ def _requests(opened: Opened, steps: Iterable[Step]) -> list[dict[str, Any]]:
         attempt = next_attempt(last.get(trial.trial_id), opened.backend)
         return opened.backend.request(job_spec(opened.study, opened.grid, trial, attempt))
 
-    return [request(step.trial) for step in steps if step.launches]
+    return {step.trial.trial_id: request(step.trial) for step in steps if step.launches}
 
 
 def _status_json(opened: Opened, trial: Trial) -> dict[str, Any]:

@@ -91,6 +91,11 @@ def next_attempt(last: JobHandle | None, backend: Backend) -> int:
     return last.attempt if backend.is_remote and not last.remote_id else last.attempt + 1
 
 
+def jobs_go_on(backend: Backend, stop_reason: str) -> bool:
+    """Says whether running jobs go on when their submit stops: those elsewhere do, unless all were asked to stop."""
+    return backend.is_remote and stop_reason != ASKED_TO_STOP
+
+
 class Submission:
     """One submit under way.
 
@@ -144,8 +149,8 @@ class Submission:
                 launched += 1
             if stop.requested and not asked_to_stop:
                 asked_to_stop = True
-                go_on = self._backend.is_remote and stop.reason != ASKED_TO_STOP
-                self._watcher.stopping([trial for trial, _ in self._alive.values()], go_on=go_on)
+                running = [trial for trial, _ in self._alive.values()]
+                self._watcher.stopping(running, go_on=jobs_go_on(self._backend, stop.reason))
                 if self._backend.is_remote:
                     break
                 for _, handle in self._alive.values():

@@ -167,7 +167,8 @@ class SageMakerBackend:
             code = aws.code(error)
             if code == "ResourceInUse":
                 return self._started_before(spec)
-            if none := re.search(r"service limit '([^']+)' is 0 ", _message(error)):
+            none = re.search(r"service limit '([^']+)' is 0 ", _message(error))
+            if code == "ResourceLimitExceeded" and none:
                 raise CapacityError(
                     f"{spec.name}: this account may have 0 of '{none[1]}', so waiting is of no use. Ask for more "
                     f"(AWS console: Service Quotas, Amazon SageMaker), or choose another resources.instance or spot."
