@@ -78,8 +78,13 @@ def _on_disk(what: str, path: Path) -> Leftover:
 
 
 def _size_mb(path: Path) -> float:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files) / 1e6
+    """Returns what a file or folder takes, in 10^6 bytes; a trainer at work may rename or remove files meanwhile."""
+    files = [path] if path.is_file() else [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    size = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size / 1e6
 
 
 def _remove(path: Path) -> None:
