@@ -53,7 +53,7 @@ bench: .venv/ready
 image:
 	container/image.sh $(ARGS)
 push: .venv/ready
-	$(PY) -m container.push --image $(or $(IMAGE),artclf):latest $(if $(REPOSITORY),--repository $(REPOSITORY)) $(ARGS)
+	$(PY) -m jobs.push --image $(or $(IMAGE),artclf):latest $(if $(REPOSITORY),--repository $(REPOSITORY)) $(ARGS)
 
 # The environment: exactly what the lock says, every file checked by its hash.
 .venv/ready: requirements.lock pyproject.toml
@@ -65,7 +65,7 @@ push: .venv/ready
 	@touch $@
 # The cloud group besides: the SageMaker SDK, which only BACKEND=sagemaker-local needs.
 .venv/cloud: .venv/ready
-	@echo "adding the SageMaker SDK to .venv, once: about 1 GB"
+	@echo "adding the SageMaker SDK to .venv, once: about 0.5 GB"
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -c requirements.lock -r pyproject.toml --extra cpu --extra s3 --extra dev --extra cloud
 	@touch $@
 lock: .venv/ready

@@ -6,6 +6,7 @@ boto3 is imported when a session is made.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from artclf.errors import ConfigError, printable
@@ -29,10 +30,18 @@ def aws_session() -> Any:
                 "no AWS credentials found. Log in (aws sso login), or set AWS_PROFILE or AWS_ACCESS_KEY_ID."
             )
         if not session.region_name:  # S3 finds the bucket's region by itself
-            session = boto3.session.Session(region_name="us-east-1")
+            session = boto3.session.Session(region_name=named_region() or "us-east-1")
     except botocore.exceptions.BotoCoreError as error:
         raise ConfigError(f"the AWS settings of this machine cannot be used: {reason(error)}.") from error
     return session
+
+
+def named_region() -> str | None:
+    """Returns the region that this machine's settings name, if they name one."""
+    import boto3
+
+    # SageMaker's containers and AWS's other tools have AWS_REGION, which boto3 does not look at.
+    return boto3.session.Session().region_name or os.environ.get("AWS_REGION") or None
 
 
 def response(error: Exception) -> dict[str, Any]:
@@ -51,11 +60,18 @@ def status(error: Exception) -> int:
     return int(response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def reason(error: Exception) -> str:
-    """Returns what went wrong in one line without secrets."""
+def message(error: Exception) -> str:
+    """Returns what went wrong in one line. What follows the first may quote our request, with its session token."""
     told = response(error).get("Error", {})
-    text = f"{told['Code']}: {told.get('Message', '')}" if told.get("Code") else str(error)
-    return printable(" ".join(text.split())).rstrip(".: ")[:300]
+    lines = str(told.get("Message") or error).strip().splitlines()
+    return printable(" ".join(lines[0].split()))[:400] if lines else type(error).__name__
+
+
+def reason(error: Exception) -> str:
+    """Returns the service's word for what went wrong, and its message without a full stop, in one line."""
+    told = response(error).get("Error", {})
+    word = f"{told['Code']}: " if told.get("Code") else ""
+    return f"{word}{message(error) if told.get('Message') or not word else ''}".rstrip(".: ")
 
 
 def lacks_credentials(error: Exception) -> bool:

@@ -246,13 +246,15 @@ def logs_command(arguments: argparse.Namespace) -> int:
 def stop_command(arguments: argparse.Namespace) -> int:
     """Lets running trials save and end: those named, or all (then the submitter launches no more either)."""
     submitted = open_submitted(arguments)
-    study, jobs = submitted.study, submitted.study.last_jobs()
-    chosen = [submitted.find(name) for name in arguments.trials] or list(jobs)
-    running = submitted.running(chosen)
+    study = submitted.study
+    chosen = [submitted.find(name) for name in arguments.trials]
+    if not chosen:
+        study.ask_to_stop()  # before we look: a submitter stops by itself what it starts from now on
+        _look(study)
+    jobs = study.last_jobs()
+    running = submitted.running(chosen or list(jobs))
     submitter = study.submitter()
-    if not arguments.trials:
-        study.ask_to_stop()
-    if submitter is not None and not arguments.trials:
+    if submitter is not None and not chosen:
         with contextlib.suppress(ProcessLookupError):  # it hands the stop on to its trials
             os.kill(submitter, signal.SIGTERM)
     elif not running:
@@ -411,7 +413,7 @@ def _print_plan(opened: Opened, steps: list[Step]) -> None:
         f"study {grid.study}: {len(steps)} trials on {counts['used']:,} pictures of "
         f"{len(dataset.classes)} classes, backend {opened.backend.name}"
     )
-    for note in opened.expansion.notes:
+    for note in [*opened.expansion.notes, *opened.backend.notes(), *_cost_notes(opened, steps)]:
         print(f"note: {note}")
     print(table(["trial", "does", "settings"], [[s.trial.trial_id, _does(s), _label(s.trial)] for s in steps]))
     for step in steps:
@@ -420,6 +422,20 @@ def _print_plan(opened: Opened, steps: list[Step]) -> None:
     others = set(opened.study.trial_ids()) - {trial.trial_id for trial in opened.trials}
     if others:
         print(f"{len(others)} runs of earlier grids are kept and not part of this one.")
+
+
+def _cost_notes(opened: Opened, steps: list[Step]) -> list[str]:
+    """Returns what bounds the cost of the jobs that would be started, and what does not."""
+    grid, count = opened.grid, sum(step.launches for step in steps)
+    if not opened.backend.is_remote or not count:
+        return []
+    hours = grid.resources.max_hours
+    notes = [f"{count} jobs of at most {hours:g} h on a {grid.resources.instance}: at most {count * hours:g} h in all"]
+    if grid.budget.max_usd is not None:
+        notes.append(
+            f"budget.max_usd ({grid.budget.max_usd:g}) is not watched yet; resources.max_hours is what bounds the cost"
+        )
+    return notes
 
 
 def _label(trial: Trial) -> str:
@@ -549,7 +565,11 @@ def _ask(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} Nobody is there to answer; say --yes to start without being asked.")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise ConfigError("nothing was started.")
 
 

@@ -24,6 +24,10 @@ FILE = Path("cloud.yaml")
 VARIABLE = "ARTCLF_CLOUD"
 PUSHED = Path(".artclf/image.json")
 """Where `make push` records the image that it pushed."""
+GPU_TAG = "-gpu"
+"""How the tag of an image ends that holds CUDA's libraries."""
+MAKE_GPU = "One for GPUs: TF_PACKAGE='tensorflow[and-cuda]' make image push"
+_ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?/.+")
 
 _RANGES = {"warm_pool_minutes": (0, 60), "poll_seconds": (1, 3600)}
 _FORMS = {
@@ -45,6 +49,7 @@ class CloudSettings:
         root: where studies lie, unless --root says otherwise.
         warm_pool_minutes: for how long SageMaker keeps a machine after a job, for the next one; 0 keeps none.
         poll_seconds: the least time between two looks at the jobs' states.
+        image_tag: of the image that `make push` recorded; empty where cloud.yaml names another.
     """
 
     bucket: str
@@ -55,6 +60,7 @@ class CloudSettings:
     root: str = ""
     warm_pool_minutes: int = 0
     poll_seconds: int = 10
+    image_tag: str = ""
 
     @property
     def studies(self) -> str:
@@ -68,25 +74,69 @@ def load_cloud_settings() -> CloudSettings:
     Raises:
         ConfigError: if there is no such file, or a value of it is missing, unknown or wrong.
     """
-    path = Path(os.environ.get(VARIABLE) or FILE)
+    path = _file()
+    pushed = _pushed_image()
     try:
-        content = load(path.read_text(encoding="utf-8"), str(path)).value
-    except (OSError, UnicodeDecodeError) as error:
+        content = _checked(path)
+    except OSError as error:
         raise ConfigError(
             f"{path}: the cloud backends need this file, with bucket, region, role_arn and image ({error}). "
             f"To try without an account: make rehearse GRID=grids/demo.yaml BACKEND=sagemaker"
         ) from error
+    values: dict[str, Any] = {**({"image": pushed["image"]} if pushed else {}), **content}
+    if missing := [name for name in ("bucket", "region", "role_arn", "image") if name not in values]:
+        raise ConfigError(f"{path}: expected {', '.join(missing)} too.")
+    registry = _ECR.fullmatch(values["image"])
+    if registry and registry[1] != values["region"]:
+        raise ConfigError(
+            f"{path}: the image is in {registry[1]}, the jobs would run in {values['region']}, which SageMaker "
+            f"refuses. Push it to {values['region']}, or mend region."
+        )
+    is_pushed = bool(pushed) and values["image"] == pushed["image"]
+    return CloudSettings(**values, image_tag=pushed["tag"] if is_pushed else "")
+
+
+def named_place() -> tuple[str | None, str | None]:
+    """Returns the region and the account that cloud.yaml names; None where there is no such file or word.
+
+    Raises:
+        ConfigError: if a value of the file is unknown or wrong.
+    """
+    try:
+        content = _checked(_file())
+    except FileNotFoundError:
+        content = {}
+    except OSError as error:
+        raise ConfigError(f"{_file()}: cannot be read ({error}).") from error
+    return content.get("region"), content.get("account")
+
+
+def wrong_account(found: str, expected: str) -> str:
+    """Returns what is told where the credentials are of another account than cloud.yaml names."""
+    return (
+        f"the AWS credentials of this machine are of the account {found}, cloud.yaml expects {expected}. "
+        f"Choose another AWS_PROFILE, or mend cloud.yaml."
+    )
+
+
+def _file() -> Path:
+    return Path(os.environ.get(VARIABLE) or FILE)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """Returns the settings of a file, each of which is known and of the right form; raises OSError as it comes."""
+    try:
+        content = load(path.read_text(encoding="utf-8"), str(path)).value
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8 ({error}).") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected bucket: …, region: …, role_arn: …, image: …")
-    values: dict[str, Any] = {**_pushed_image(), **content}
-    known = [field.name for field in fields(CloudSettings)]
-    for name, value in values.items():
+    known = [field.name for field in fields(CloudSettings) if field.name != "image_tag"]
+    for name, value in content.items():
         if name not in known:
             raise ConfigError(f"{path}: {name}: no such setting.{nearest(str(name), known)}")
         _check(path, name, value)
-    if missing := [name for name in ("bucket", "region", "role_arn", "image") if name not in values]:
-        raise ConfigError(f"{path}: expected {', '.join(missing)} too.")
-    return CloudSettings(**values)
+    return content
 
 
 def _check(path: Path, name: str, value: Any) -> None:
@@ -101,9 +151,10 @@ def _check(path: Path, name: str, value: Any) -> None:
 
 
 def _pushed_image() -> dict[str, str]:
+    """Returns the image and the tag that `make push` recorded, or nothing."""
     try:
-        image = json.loads(PUSHED.read_bytes())["image"]
-        _check(PUSHED, "image", image)
-        return {"image": image}
+        noted = json.loads(PUSHED.read_bytes())
+        _check(PUSHED, "image", noted["image"])
+        return {"image": noted["image"], "tag": str(noted.get("tag", ""))}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError):  # as if nothing had been pushed
         return {}

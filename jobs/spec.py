@@ -119,6 +119,9 @@ class Backend(Protocol):
     def check(self) -> None:
         """Proves that the backend can be used, before anything is done. Raises ConfigError."""
 
+    def notes(self) -> list[str]:
+        """Returns what a person should know before jobs are started."""
+
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns what ``submit`` would send, without sending it."""
 

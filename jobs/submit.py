@@ -252,10 +252,17 @@ class Submission:
             trial, _ = self._alive.pop(status.handle.trial_id)
             self._held_s = 0.0  # its machine may be had
             result = run_outcome(self._study, trial.trial_id, status.state)
-            if status.may_pass and result.state not in ("done", "diverged"):
-                self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
-                continue
-            if result.reason and status.word and result.state in ("failed", "missing"):
-                result = replace(result, reason=f"{result.reason} ({status.word})")
+            if result.state not in ("done", "diverged"):
+                if status.may_pass or _lost_its_machine(status.state, result):
+                    self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
+                    continue
+                is_failure = status.state is JobState.FAILED or result.state in ("failed", "missing")
+                if is_failure and result.reason and status.word:
+                    result = replace(result, reason=f"{result.reason} ({status.word})")
             self._ended[trial.trial_id] = result
             self._watcher.ended(trial, result)
+
+
+def _lost_its_machine(job: JobState, result: Outcome) -> bool:
+    """Says whether a service calls a job failed whose trainer it sent SIGTERM, and which saved and left by that."""
+    return job is JobState.FAILED and result.state == "interrupted" and "SIGTERM" in result.reason

@@ -1,7 +1,7 @@
 """The command lines as a tired person calls them: BAD_INPUTS' table "CLI and local state", by case id.
 
-C15 to C18, the container's rows, are in tests/container. C03 and C04 (account, region, clock) need a cloud
-backend, which this version does not have.
+C15 to C18, the container's rows, are in tests/container; C03 (account and region) is in tests/jobs/test_sagemaker.py,
+C04 (the clock) in tests/artclf/test_s3.py.
 """
 
 from __future__ import annotations

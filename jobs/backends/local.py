@@ -36,6 +36,10 @@ class LocalBackend:
     def check(self) -> None:
         """This machine can always be used."""
 
+    def notes(self) -> list[str]:
+        """Returns what a person should know before jobs are started: nothing."""
+        return []
+
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns the command line and what is added to the environment."""
         return {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from artclf import aws
 from artclf.errors import CapacityError, ConfigError
-from jobs.settings import CloudSettings
+from jobs.settings import GPU_TAG, MAKE_GPU, CloudSettings, wrong_account
 from jobs.spec import BackendError, JobHandle, JobNameTaken, JobSpec, JobState, JobStatus, QuotaError
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ _STATES = {
 }
 _WAITING = ("Starting", "Pending", "LaunchingMLInstances", "PreparingTrainingStack", "Interrupted", "Restarting")
 _NO_CAPACITY = ("CapacityError", "InsufficientCapacity", "InsufficientInstanceCapacity")
+_WAITED_TOO_LONG = "MaxWaitTimeExceeded"
+"""How a spot job ends that got no machine, or lost it, for longer than it may wait (API, SecondaryStatus)."""
 _NOT_FOUND = "Requested resource not found"
 _THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded")
 _SIGNATURES = ("InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "RequestExpired")
@@ -100,10 +102,16 @@ class SageMakerBackend:
         found = self._call(lambda: self._client("sts").get_caller_identity()["Account"])
         expected = self._settings.account
         if expected and found != expected:
-            raise ConfigError(
-                f"the AWS credentials of this machine are of the account {found}, cloud.yaml expects {expected}. "
-                f"Choose another AWS_PROFILE, or mend cloud.yaml."
-            )
+            raise ConfigError(wrong_account(found, expected))
+
+    def notes(self) -> list[str]:
+        """Returns what a person should know before jobs are started."""
+        tag = self._settings.image_tag
+        if tag and not tag.endswith(GPU_TAG):
+            return [
+                f"the image {tag[:12]} is for CPUs: machines with a GPU train at the speed of their CPU. {MAKE_GPU}"
+            ]
+        return []
 
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns the CreateTrainingJob request.
@@ -167,14 +175,14 @@ class SageMakerBackend:
             code = aws.code(error)
             if code == "ResourceInUse":
                 return self._started_before(spec)
-            none = re.search(r"service limit '([^']+)' is 0 ", _message(error))
+            none = re.search(r"service limit '([^']+)' is 0 ", aws.message(error))
             if code == "ResourceLimitExceeded" and none:
                 raise CapacityError(
                     f"{spec.name}: this account may have 0 of '{none[1]}', so waiting is of no use. Ask for more "
                     f"(AWS console: Service Quotas, Amazon SageMaker), or choose another resources.instance or spot."
                 ) from error
             if code == "ResourceLimitExceeded" or _is_passing(error):
-                raise QuotaError(f"{spec.name}: {_message(error)}") from error
+                raise QuotaError(f"{spec.name}: {aws.message(error)}") from error
             raise self._refusal(spec.name, error) from error
         return self._handle(spec, arn)
 
@@ -239,7 +247,7 @@ class SageMakerBackend:
             self._seen_alive.add(handle.name)
         # A reason costs a call for each job: only of those that ended before our eyes does anybody want it.
         if state is not JobState.FAILED or handle.name not in self._seen_alive:
-            return JobStatus(handle, state, second or word)
+            return JobStatus(handle, state, second or word, may_pass=second == _WAITED_TOO_LONG)
         reason = self._reason(handle.name)
         return JobStatus(handle, state, reason, may_pass=any(sign in reason for sign in _NO_CAPACITY))
 
@@ -268,7 +276,7 @@ class SageMakerBackend:
             self._call(lambda: self._client("sagemaker").stop_training_job(TrainingJobName=handle.name))
         except BackendError:
             (status,) = self.status([handle])
-            if status.state.alive:
+            if status.state.alive and status.word != "Stopping":  # it is refused while an earlier stop is under way
                 raise
 
     def logs(self, handle: JobHandle) -> Iterator[str]:
@@ -345,7 +353,7 @@ class SageMakerBackend:
 
         if not isinstance(error, BotoCoreError | ClientError | ConnectionError):
             return error
-        code, told, region = aws.code(error), _message(error), self._settings.region
+        code, told, region = aws.code(error), aws.message(error), self._settings.region
         where = f"{name}: " if name else ""
         if code in _SIGNATURES and ("expired" in told or "not yet current" in told):
             return ConfigError(f"{where}AWS and this machine differ in their clocks: {told} Set the clock.")
@@ -367,13 +375,6 @@ def _common(handles: Sequence[JobHandle]) -> str:
 
 def _digest(image: str) -> str:
     return image.rpartition("@")[2] if "@sha256:" in image else image
-
-
-def _message(error: Exception) -> str:
-    """Returns what went wrong in one line. What follows the first may quote our request, with its session token."""
-    told = aws.response(error).get("Error", {})
-    lines = str(told.get("Message") or error).strip().splitlines()
-    return " ".join(lines[0].split())[:400] if lines else type(error).__name__
 
 
 def _is_about_credentials(error: Exception) -> bool:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +25,8 @@ from jobs.plan import plan
 from jobs.settings import CloudSettings
 from jobs.spec import BackendError, JobSpec, JobState, Outcome
 from jobs.submit import Submission, outcomes
-from tests.conftest import PROJECT, Amount, Measured
-from tests.fake_aws.clock import Clock, SteppingClock
+from tests.conftest import Amount, Measured
+from tests.fake_aws.clock import Clock
 from tests.fake_aws.logs import FakeLogs
 from tests.fake_aws.model import broken_rules
 from tests.fake_aws.sagemaker import FakeSageMaker
@@ -227,6 +222,55 @@ def test_missing_capacity_is_waited_for_and_the_trial_ends_under_its_next_attemp
     assert [job.name[-2:] for job in cloud.sagemaker.history] == ["a1", "a2", "a3"]
 
 
+def test_a_spot_job_that_waited_too_long_is_followed_by_the_next_attempt(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    patience_s = 2 * 24 * 3600
+    cloud = Cloud(bucket)
+    cloud.sagemaker = FakeSageMaker(
+        cloud._work, durations=lambda job: Durations(pending=patience_s if job.name.endswith("-a1") else 30)
+    )
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        ended = submit(cloud, read_grid(tmp_path, 1, parallel=1), aws.clock.advance)
+    assert [(job.name[-2:], job.secondary) for job in cloud.sagemaker.history] == [
+        ("a1", "MaxWaitTimeExceeded"),
+        ("a2", "Completed"),
+    ]
+    assert [result.state for result in ended.values()] == ["done"]
+
+
+def test_a_trial_whose_job_failed_by_the_loss_of_its_machine_goes_on_in_another(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud = Cloud(bucket)
+
+    def work(job: Job) -> Scripted:
+        def saves(job: Job, how: str) -> None:
+            status = RunStatus("interrupted", reason="stopped by SIGTERM", epoch=2)
+            cloud._run(job).write("status.json", json.dumps(vars(status)).encode())
+
+        return Scripted(seconds=60, exit_code=75, on_end=saves) if job.name.endswith("-a1") else cloud._work(job)
+
+    cloud.sagemaker = FakeSageMaker(work, durations=Durations())
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        ended = submit(cloud, read_grid(tmp_path, 1, parallel=1), aws.clock.advance)
+    assert [(job.name[-2:], job.status) for job in cloud.sagemaker.history] == [("a1", "Failed"), ("a2", "Completed")]
+    assert [result.state for result in ended.values()] == ["done"]
+
+
+def test_a_failure_before_the_run_went_on_is_told_although_the_run_was_interrupted_earlier(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud, grid = Cloud(bucket), read_grid(tmp_path, 1, parallel=1)
+    cloud.sagemaker = FakeSageMaker(lambda job: Scripted(exit_code=1, failure="CannotStartContainer: no such image"))
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        (trial,) = expand(grid, "digest").trials
+        status = RunStatus("interrupted", reason="stopped by SIGINT", epoch=2)
+        cloud.storage.write(f"many/runs/{trial.trial_id}/status.json", json.dumps(vars(status)).encode())
+        (result,) = submit(cloud, grid, aws.clock.advance).values()
+    assert result.reason == "stopped by SIGINT (CannotStartContainer: no such image)"
+
+
 # -- names are given once ------------------------------------------------------------------------
 
 
@@ -279,60 +323,6 @@ def test_a_word_that_nobody_knows_yet_is_kept_and_taken_for_alive(bucket: str, r
     assert status.state is JobState.UNKNOWN and status.state.alive and status.word == "Deleting"
 
 
-SUBMITTER = """
-import sys
-from pathlib import Path
-from tests.jobs.test_sagemaker_backend import Cloud, SETTINGS, submit, load_grid
-import time
-class Place:
-    root = sys.argv[1]
-submit(Place, load_grid(Path(sys.argv[2])), lambda seconds: time.sleep(0.01))
-"""
-
-
-@pytest.mark.parametrize("submitters", [1, 2])
-def test_submitters_killed_at_any_moment_start_every_job_exactly_once(
-    submitters: int, bucket: str, reach: Any, tmp_path: Path, amount: Amount, measured: Measured
-) -> None:
-    count, kills = amount(8, 108), amount(3, 100)
-    cloud = Cloud(bucket, seconds=60, list_lag_s=1.0)
-    read_grid(tmp_path, count, parallel=count)
-    command = [sys.executable, "-c", SUBMITTER, cloud.root, str(tmp_path / "many.yaml")]
-    chance, killed = random.Random(5), 0
-    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=SteppingClock(0.2))):
-        while True:
-            started = [
-                subprocess.Popen(
-                    command,
-                    cwd=tmp_path,
-                    env={**os.environ, "PYTHONPATH": str(PROJECT)},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                for _ in range(submitters)
-            ]
-            if killed < kills:
-                for process in started:
-                    assert process.stdout is not None
-                    process.stdout.readline()  # it is at work
-                    try:
-                        process.wait(chance.uniform(0, 0.4))
-                    except subprocess.TimeoutExpired:
-                        process.send_signal(signal.SIGKILL)
-                    process.communicate()
-                killed += 1
-                continue
-            for process in started:
-                _, errors = process.communicate()
-                assert process.returncode == 0, errors
-            break
-    names = [job.name for job in cloud.sagemaker.history]
-    assert len(names) == len(set(names)) == count
-    assert all(name.endswith("-a1") for name in names)
-    measured(f"{submitters} submitters killed {killed} times while starting {count} jobs: {count} started, each once")
-
-
 # -- stopping ------------------------------------------------------------------------------------
 
 
@@ -362,13 +352,14 @@ def test_a_stop_asked_for_through_the_study_reaches_every_submitter(bucket: str,
 
 
 def test_stopping_twice_or_what_has_ended_is_harmless(bucket: str, reach: Any) -> None:
-    cloud = Cloud(bucket)
-    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+    sagemaker = FakeSageMaker(lambda job: Scripted(seconds=10_000, stops_after_s=100), durations=Durations())
+    with reach(FakeAws(sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
         backend = SageMakerBackend(SETTINGS, sleep=aws.clock.advance)
         handle = backend.submit(SPEC)
-        for _ in range(3):
+        aws.clock.advance(200)
+        for pause_s in (0, 30, 200, 0):
             backend.stop(handle)
-            aws.clock.advance(200)
+            aws.clock.advance(pause_s)
         assert backend.status([handle])[0].state is JobState.STOPPED
 
 

@@ -42,6 +42,9 @@ class FakeBackend:
     def check(self) -> None:
         pass
 
+    def notes(self) -> list[str]:
+        return []
+
     def request(self, spec: JobSpec) -> dict[str, Any]:
         return {"name": spec.name}
 

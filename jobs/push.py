@@ -17,15 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artclf import aws
 from artclf.command_line import run_command
 from artclf.errors import ArtclfError, ConfigError
 from artclf.storage import atomic_file
+from jobs.settings import GPU_TAG, MAKE_GPU, PUSHED, named_place, wrong_account
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_ecr.type_defs import AuthorizationDataTypeDef
 
-NOTE = Path(".artclf/image.json")
 REVISION = "org.opencontainers.image.revision"
 TENSORFLOW = "artclf.tensorflow"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -42,7 +43,7 @@ class Pushed:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m container.push", description="Push this commit's image to ECR.")
+    parser = argparse.ArgumentParser(prog="python -m jobs.push", description="Push this commit's image to ECR.")
     parser.add_argument("--image", default="artclf:latest", help="what make image built (%(default)s)")
     parser.add_argument("--repository", default="artclf", help="in ECR; is made if it is missing (%(default)s)")
     arguments = parser.parse_args(argv)
@@ -52,14 +53,33 @@ def main(argv: list[str]) -> int:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        import boto3
-
-        pushed = push(boto3.client("ecr"), docker, arguments.image, arguments.repository, tag, commit)
+        pushed = push(open_ecr(), docker, arguments.image, arguments.repository, tag, commit)
     except (BotoCoreError, ClientError) as error:
-        raise ConfigError(f"Amazon ECR: {error} Check credentials, region and permissions.") from error
-    note(pushed, NOTE)
-    print(f"{pushed.image}\nnoted in {NOTE}")
+        raise ConfigError(f"Amazon ECR: {aws.reason(error)}. Check credentials, region and permissions.") from error
+    note(pushed, PUSHED)
+    print(f"{pushed.image}\nnoted in {PUSHED}")
+    if not tag.endswith(GPU_TAG):
+        print(f"note: this image is for CPUs, also on machines with a GPU. {MAKE_GPU}")
     return 0
+
+
+def open_ecr() -> ECRClient:
+    """Returns a client of the region that cloud.yaml names; without that file, of this machine's own.
+
+    Raises:
+        ConfigError: if there are no credentials, they are not of the account that cloud.yaml names, or nothing
+            names a region.
+    """
+    region, account = named_place()
+    session = aws.aws_session()
+    region = region or aws.named_region()
+    if region is None:
+        raise ConfigError("no region is named: set AWS_REGION, or region in cloud.yaml.")
+    if account:
+        found = session.client("sts", region_name=region).get_caller_identity()["Account"]
+        if found != account:
+            raise ConfigError(wrong_account(found, account))
+    return session.client("ecr", region_name=region)  # type: ignore[no-any-return]
 
 
 def clean_commit(checkout: Path) -> str:
@@ -78,7 +98,7 @@ def clean_commit(checkout: Path) -> str:
 
 
 def tag_of(labels: dict[str, str], commit: str, image: str) -> str:
-    """Returns the tag of an image: its commit, and ``-gpu`` behind it if it holds CUDA's libraries.
+    """Returns the tag of an image: its commit, and GPU_TAG behind it if it holds CUDA's libraries.
 
     Raises:
         ConfigError: if the image was not built from the commit.
@@ -88,7 +108,7 @@ def tag_of(labels: dict[str, str], commit: str, image: str) -> str:
         raise ConfigError(
             f"{image}: expected an image of commit {commit}, received one of {built_from or 'unknown'}. Run make image."
         )
-    return f"{commit}-gpu" if "cuda" in labels.get(TENSORFLOW, "") else commit
+    return f"{commit}{GPU_TAG}" if "cuda" in labels.get(TENSORFLOW, "") else commit
 
 
 def push(ecr: ECRClient, docker: Docker, image: str, repository: str, tag: str, commit: str) -> Pushed:

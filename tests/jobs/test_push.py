@@ -21,7 +21,7 @@ import pytest
 from moto import mock_aws
 
 from artclf.errors import ArtclfError, ConfigError
-from container.push import (
+from jobs.push import (
     MANIFEST,
     REVISION,
     TENSORFLOW,
@@ -258,11 +258,17 @@ def checkout(tmp_path: Path) -> Path:
     (folder / ".gitignore").write_text(".artclf/\n")
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         git(folder, *arguments)
-    client = tmp_path / "bin" / "docker"
-    client.parent.mkdir()
-    client.write_text(f"#!/bin/sh\necho '{json.dumps({REVISION: clean_commit(folder)})}'\n")
-    client.chmod(0o755)
+    knows(folder)
     return folder
+
+
+def knows(checkout: Path) -> None:
+    """Makes a client of Docker that knows an image of a checkout's commit, and can do nothing else."""
+    client = checkout.parent / "bin" / "docker"
+    client.parent.mkdir(exist_ok=True)
+    labels = json.dumps({REVISION: clean_commit(checkout)})
+    client.write_text(f"#!/bin/sh\ncase $1 in image) echo '{labels}';; *) exit 1;; esac\n")
+    client.chmod(0o755)
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -279,7 +285,7 @@ def run_push(checkout: Path, **environment: str) -> subprocess.CompletedProcess[
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     return subprocess.run(
-        [sys.executable, "-m", "container.push"],
+        [sys.executable, "-m", "jobs.push"],
         cwd=checkout,
         env={**kept, "PYTHONPATH": str(PROJECT), "PATH": path, **none, **environment},
         capture_output=True,
@@ -295,13 +301,40 @@ def test_a_checkout_with_changes_is_refused(checkout: Path) -> None:
     assert "new file" in answer.stderr and "Traceback" not in answer.stderr
 
 
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+
+
 @pytest.mark.parametrize(
-    "environment", [{}, {"AWS_DEFAULT_REGION": "eu-central-1"}], ids=["no region", "no credentials"]
+    ("environment", "told"),
+    [
+        ({"AWS_DEFAULT_REGION": "eu-central-1"}, "no AWS credentials found"),
+        (KEYS, "no region is named: set AWS_REGION"),
+        ({**KEYS, "AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Amazon ECR: "),
+    ],
+    ids=["no credentials", "no region", "no network"],
 )
-def test_without_an_account_a_push_ends_with_one_line(checkout: Path, environment: dict[str, str]) -> None:
+def test_without_an_account_a_push_ends_with_one_line(checkout: Path, environment: dict[str, str], told: str) -> None:
     answer = run_push(checkout, **environment)
-    assert answer.returncode == 2 and answer.stderr.startswith("error: Amazon ECR: ")
+    assert answer.returncode == 2 and answer.stderr.startswith(f"error: {told}")
     assert answer.stderr.count("\n") == 1 and not (checkout / ".artclf").exists()
+
+
+def test_an_image_is_pushed_only_with_the_account_and_to_the_region_of_cloud_yaml(checkout: Path) -> None:
+    with moto() as address:
+        (checkout / ".gitignore").write_text(".artclf/\ncloud.yaml\n")
+        git(checkout, "commit", "-qam", "two")
+        knows(checkout)
+        (checkout / "cloud.yaml").write_text('region: eu-west-1\naccount: "999999999999"\n')
+        answer = run_push(checkout, AWS_ENDPOINT_URL=address, **KEYS)
+        assert answer.returncode == 2
+        assert "are of the account 123456789012, cloud.yaml expects 999999999999" in answer.stderr
+        regions = [
+            boto3.client("ecr", region_name=region, endpoint_url=address) for region in ("us-east-1", "eu-west-1")
+        ]
+        assert [ecr.describe_repositories()["repositories"] for ecr in regions] == [[], []]
+        (checkout / "cloud.yaml").write_text('region: eu-west-1\naccount: "123456789012"\n')
+        run_push(checkout, AWS_ENDPOINT_URL=address, AWS_DEFAULT_REGION="us-east-1", **KEYS)
+        assert [len(ecr.describe_repositories()["repositories"]) for ecr in regions] == [0, 1]
 
 
 def test_a_folder_that_is_no_checkout_is_told(tmp_path: Path) -> None:
@@ -311,22 +344,29 @@ def test_a_folder_that_is_no_checkout_is_told(tmp_path: Path) -> None:
 
 
 def test_pushing_what_is_there_notes_it_and_leaves_the_checkout_clean(checkout: Path) -> None:
+    with moto() as address:
+        ecr = boto3.client("ecr", region_name="eu-central-1", endpoint_url=address)
+        ecr.create_repository(**repository_request("artclf"))
+        commit = clean_commit(checkout)
+        ecr.put_image(repositoryName="artclf", imageTag=commit, imageDigest=DIGEST, imageManifest=json.dumps(DOCKERS))
+        for _ in range(2):
+            answer = run_push(checkout, AWS_ENDPOINT_URL=address, AWS_DEFAULT_REGION="eu-central-1", **KEYS)
+            assert answer.returncode == 0, answer.stderr
+            assert "note: this image is for CPUs" in answer.stdout
+        written = json.loads((checkout / ".artclf" / "image.json").read_text())
+        assert written["image"].endswith(f"/artclf@{DIGEST}") and written["tag"] == written["commit"] == commit
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[str]:
+    """Yields the address of a server that stands for an empty account."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     try:
         host, port = server.get_host_and_port()
-        address = f"http://{host}:{port}"
-        ecr = boto3.client("ecr", region_name="eu-central-1", endpoint_url=address)
-        ecr.create_repository(**repository_request("artclf"))
-        commit = clean_commit(checkout)
-        ecr.put_image(repositoryName="artclf", imageTag=commit, imageDigest=DIGEST, imageManifest=json.dumps(DOCKERS))
-        account = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-        for _ in range(2):
-            answer = run_push(checkout, AWS_ENDPOINT_URL=address, **account)
-            assert answer.returncode == 0, answer.stderr
-        written = json.loads((checkout / ".artclf" / "image.json").read_text())
-        assert written["image"].endswith(f"/artclf@{DIGEST}") and written["tag"] == written["commit"] == commit
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+        yield f"http://{host}:{port}"
     finally:
         server.stop()
