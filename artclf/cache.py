@@ -102,6 +102,8 @@ def fetched_dataset(uri: str, *, ahead: bool = True) -> Dataset:
             _make_room(folder, size)
         _note_use(folder, size)
     fetcher = _Fetcher(storage, folder, sha256)
+    if (folder / MANIFEST).is_file() and (folder / MANIFEST).read_bytes() != manifest:  # damaged here
+        (folder / MANIFEST).unlink()
     for name in (INDEX, PICTURES, MANIFEST):
         fetcher.fetch(name)
     dataset = Dataset.open(folder, fetcher.fetch, storage.uri)

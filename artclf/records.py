@@ -191,19 +191,25 @@ class Dataset:
             StorageError: if a part is missing or has another size than the manifest says.
         """
         manifest = read_manifest(folder)
+        for name, expected in manifest.get("files", {}).items():
+            path = folder / name
+            if fetch is not None and path.is_file() and file_sha256(path) != expected["sha256"]:
+                path.unlink()  # damaged here; where it comes from it is sound
+                fetch(name)
+            if path.is_file() and file_sha256(path) != expected["sha256"]:
+                raise StorageError(f"{path}: not as prepare wrote it. Run prepare again.")
         try:
             index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise StorageError(f"{folder / INDEX}: not readable ({error}). Run prepare again.") from error
-        for name, expected in manifest.get("files", {}).items():
-            if file_sha256(folder / name) != expected["sha256"]:
-                raise StorageError(f"{folder / name}: not as prepare wrote it. Run prepare again.")
         if index.dtype != INDEX_DTYPE or len(index) != manifest["counts"]["used"]:
             raise StorageError(f"{folder / INDEX}: does not belong to {MANIFEST}. Run prepare again.")
         for shard in manifest["shards"]:
             path = folder / shard["name"]
             size = path.stat().st_size if path.is_file() else None
-            if size is None and fetch is not None:
+            if fetch is not None:
+                if size not in (None, shard["bytes"]):  # damaged here: whoever reads it fetches it anew
+                    path.unlink(missing_ok=True)
                 continue
             if size != shard["bytes"]:
                 raise StorageError(
@@ -231,8 +237,22 @@ class Dataset:
             StorageError: if its bytes are not those that prepare wrote.
         """
         row = self.index[record]
-        size = int(row["size"])
-        shard = int(row["shard"])
+        content = self._read(row)
+        if content is None and self._fetch is not None:  # damaged on this machine: where it comes from it is sound
+            name = shard_name(int(row["shard"]))
+            (self.folder / name).unlink(missing_ok=True)
+            self._fetch(name)
+            content = self._read(row)
+        if content is None:
+            raise StorageError(
+                f"{self.folder / shard_name(int(row['shard']))}: record {record} is damaged "
+                f"(at byte {int(row['offset']):,}). Run prepare again."
+            )
+        return content
+
+    def _read(self, row: Any) -> bytes | None:
+        """Returns the bytes of a row of the index, None if they are damaged."""
+        size, shard = int(row["size"]), int(row["shard"])
         try:
             descriptor = self._open_shard(shard)
             try:
@@ -241,12 +261,7 @@ class Dataset:
                 os.close(descriptor)
         except OSError as error:
             raise storage_error("read", self.folder / shard_name(shard), error) from error
-        if len(content) != size or zlib.crc32(content) != row["crc"]:
-            raise StorageError(
-                f"{self.folder / shard_name(shard)}: record {record} is damaged "
-                f"(at byte {int(row['offset']):,}). Run prepare again."
-            )
-        return content
+        return content if len(content) == size and zlib.crc32(content) == row["crc"] else None
 
     def _open_shard(self, shard: int) -> int:
         """Returns a descriptor, opened for each read: a few microseconds, and no limit on how many shards there are."""

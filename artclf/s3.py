@@ -12,6 +12,7 @@ What fails in passing is tried again until a budget of time is used up, not a co
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import math
 import random
@@ -38,6 +39,7 @@ PART_BYTES = 64 * 2**20
 MOST_PARTS = 10_000  # of one multipart upload (S3 User Guide, "multipart upload limits")
 FIRST_BUDGET_S = 20.0
 """For so long a server that never answered is tried: it may well be the wrong one, and somebody waits."""
+NOT_IMPLEMENTED = 501  # of look-alikes: what is not there does not come by waiting
 MOST_MISMATCHES = 4
 """So often content that is not as it was written is asked for again: after that it is no passing fault."""
 
@@ -240,7 +242,13 @@ class S3Storage:
 
     def delete(self, key: str) -> None:
         """Removes an object; one that is not there is no error."""
-        self._try("remove", key, lambda: self._client.delete_object(**self._at(key)))
+        check_key(key)
+        self.remove_listed(key)
+
+    def remove_listed(self, key: str) -> None:
+        """Removes an object by its key as ``entries`` gave it, of whatever form: it becomes no path here."""
+        whole = f"{self.prefix}/{key}" if self.prefix else key
+        self._try("remove", key, lambda: self._client.delete_object(**self._owner(), Key=whole))
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yields the keys below a prefix (a whole folder name or nothing), in order.
@@ -417,23 +425,35 @@ class S3Storage:
         """
         key = f".artclf-probe-{secrets.token_hex(6)}"
         try:
+            broken = self._broken_promise(key)
+        except ArtclfError:
+            with contextlib.suppress(ArtclfError):  # the first refusal is the one that says what is wrong
+                self.delete(key)
+            raise
+        self.delete(key)
+        if broken:
+            raise ConfigError(
+                f"{self.uri}: this server {broken}, so two submitters could start everything twice. "
+                f"Use Amazon S3, or a server that supports conditional puts."
+            )
+
+    def _broken_promise(self, key: str) -> str:
+        """Returns which promise about conditional puts the server does not keep, tried on one object; or nothing."""
+        try:
             first = self._put(key, b"1", {"IfNoneMatch": "*"})
-            if first is None:
-                ignored = "does not create objects"
-            elif self.create(key, b"2"):
-                ignored = "ignores If-None-Match"
-            elif self.replace(key, b"3", '"00000000000000000000000000000000"') is not None:
-                ignored = "ignores If-Match"
-            elif self.replace(key, b"4", first) is None:
-                ignored = "refuses a right If-Match"
-            else:
-                return
-        finally:
-            self.delete(key)
-        raise ConfigError(
-            f"{self.uri}: this server {ignored}, so two submitters could start everything twice. "
-            f"Use Amazon S3, or a server that supports conditional puts."
-        )
+        except StorageError as error:
+            if isinstance(error.__cause__, Exception) and aws.status(error.__cause__) == NOT_IMPLEMENTED:
+                return "has no conditional puts"
+            raise
+        if first is None:
+            return "does not create objects"
+        if self.create(key, b"2"):
+            return "ignores If-None-Match"
+        if self.replace(key, b"3", '"00000000000000000000000000000000"') is not None:
+            return "ignores If-Match"
+        if self.replace(key, b"4", first) is None:
+            return "refuses a right If-Match"
+        return ""
 
     def region(self) -> str | None:
         """Returns the region of the bucket; None if the server does not tell.
@@ -469,13 +489,22 @@ class S3Storage:
             place = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def abort(self, upload: UnfinishedUpload) -> None:
-        """Gives up an unfinished upload, so that its parts are no longer kept."""
-        self._abort(upload.key, upload.upload_id)
+        """Gives up an unfinished upload, so that its parts are no longer kept; one that is gone is no error."""
+        patience = self._patience("give up the upload of", upload.key)
+        while True:
+            try:
+                self._client.abort_multipart_upload(**self._at(upload.key), UploadId=upload.upload_id)
+                return
+            except Exception as error:
+                if aws.code(error) == "NoSuchUpload" or aws.status(error) == 404:
+                    return
+                patience.failed(error)
 
     def _abort(self, key: str, upload: str) -> None:
+        """Gives up an upload of our own that failed, as far as that goes: the bucket's own rule does it in the end."""
         try:
             self._client.abort_multipart_upload(**self._at(key), UploadId=upload)
-        except Exception as error:  # the bucket's own rule gives it up in the end
+        except Exception as error:
             if not (_is_passing(error) or aws.status(error) == 404):
                 raise self._refusal("give up the upload of", key, error) from error
 
@@ -701,10 +730,13 @@ def _is_passing(error: Exception) -> bool:
     """Says whether the same call may well succeed a moment later."""
     from botocore.exceptions import ClientError, IncompleteReadError
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError  # of a body: botocore lets those of TLS through as they are
 
     if isinstance(error, ClientError):
-        return aws.status(error) >= 500 or aws.status(error) in (408, 429) or aws.code(error) in _PASSING
-    return aws.is_unanswered(error) or isinstance(error, IncompleteReadError | ResponseParserError)
+        status = aws.status(error)
+        is_busy = (status >= 500 and status != NOT_IMPLEMENTED) or status in (408, 429)
+        return is_busy or aws.code(error) in _PASSING
+    return aws.is_unanswered(error) or isinstance(error, IncompleteReadError | ResponseParserError | HTTPError)
 
 
 __all__ = [

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -66,7 +67,8 @@ class Trainer:
         self.stopped_by = ""
         self.last_error = ""
         self._child: subprocess.Popen[bytes] | None = None
-        catch_stop_signals(self._pass_on)
+        self._to_pass: deque[int] = deque()
+        catch_stop_signals(self._heard)
 
     def run(self, command: list[str], max_hours: float | None = None) -> int:
         """Runs the trainer and returns its exit code, negative for the signal that killed it.
@@ -74,10 +76,10 @@ class Trainer:
         Raises:
             Interrupted: if a stop was asked for before it was started.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # none may come between the check and the start
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             if not self.stopped_by:
-                # The child begins with them blocked too and opens them once it can handle them (StopRequest).
+                # The child begins with them blocked and opens them once it can handle them (StopRequest).
                 # In a session of its own: what is sent to our whole group would else reach it twice, once through us.
                 self._child = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
@@ -86,6 +88,7 @@ class Trainer:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if self._child is None:
             raise Interrupted(f"stopped by {self.stopped_by} before the run began. Start again.")
+        self._pass_on()  # what came since the check: other threads of ours hear signals too, and may ask for a stop
         copier = threading.Thread(target=self._copy_errors, args=[self._child], daemon=True)
         copier.start()
         code = self._wait(self._child, max_hours)
@@ -95,8 +98,8 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """Lets the trainer save and end."""
         self.stopped_by = reason
-        if self._child is not None:
-            self._child.terminate()
+        self._to_pass.append(signal.SIGTERM)
+        self._pass_on()
 
     def _wait(self, child: subprocess.Popen[bytes], max_hours: float | None) -> int:
         try:
@@ -110,10 +113,16 @@ class Trainer:
             child.kill()
             return child.wait()
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _heard(self, number: int, frame: FrameType | None) -> None:
         self.stopped_by = signal.Signals(number).name
-        if self._child is not None:
-            self._child.send_signal(number)
+        self._to_pass.append(number)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Sends the trainer what is to be passed on, each once, as soon as it is there."""
+        with contextlib.suppress(IndexError):
+            while self._child is not None:
+                self._child.send_signal(self._to_pass.popleft())
 
     def _copy_errors(self, child: subprocess.Popen[bytes]) -> None:
         """Shows what the trainer writes to stderr and remembers its last error line, the reason if it fails early."""

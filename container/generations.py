@@ -37,22 +37,32 @@ class BucketGenerations:
         return sorted(number for number, files in self._files().items() if _BAD in files)
 
     def put(self, number: int, folder: Path) -> None:
-        """Commits a generation whose files lie in a folder, then removes all but the newest two.
+        """Commits a generation whose files lie in a folder, then removes all but the newest two, and what killed
+        writers left of older ones.
 
         Raises:
             StorageError: if the bucket refuses, or another writer committed that number.
         """
         name = f"gen-{number:06d}"
-        for file in sorted(folder.iterdir()):
-            if file.name != MANIFEST:
-                self._storage.upload(f"{name}/{file.name}", file)
-        manifest = (folder / MANIFEST).read_bytes()
-        key = f"{name}/{MANIFEST}"
-        if not self._storage.create(key, manifest) and self._storage.read(key) != manifest:
+        key, manifest = f"{name}/{MANIFEST}", (folder / MANIFEST).read_bytes()
+        if (there := self._manifest(key)) is None:  # looked for before too: no file of a committed one is replaced
+            for file in sorted(folder.iterdir()):
+                if file.name != MANIFEST:
+                    self._storage.upload(f"{name}/{file.name}", file)
+            there = manifest if self._storage.create(key, manifest) else self._manifest(key)
+        if there != manifest:
             raise StorageError(f"{self._storage.uri}/{name}: is there already: another writer is at work on this run.")
-        there = self._files()
-        for old in _sound(there)[:-KEPT]:
-            self._remove(old, there[old])
+        files = self._files()
+        oldest_kept = min(_sound(files)[-KEPT:], default=0)
+        for old, names in files.items():
+            if old < oldest_kept and _BAD not in names:
+                self._remove(old, names)
+
+    def _manifest(self, key: str) -> bytes | None:
+        try:
+            return self._storage.read(key)
+        except FileNotFoundError:
+            return None
 
     def _fetch(self, number: int, files: set[str], folder: Path) -> None:
         name = f"gen-{number:06d}"

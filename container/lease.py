@@ -7,6 +7,7 @@ over, by compare-and-swap, if nothing changed for as long as its holder promised
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 
@@ -39,6 +40,7 @@ class Lease:
         self._storage, self._holder, self._life_s, self._sleep = storage, holder, life_s, sleep
         self._version = ""
         self._count = 0
+        self._turn = threading.Lock()  # of those that renew it
 
     def take(self) -> None:
         """Takes the lease, after waiting for a dead holder's to run out.
@@ -63,15 +65,19 @@ class Lease:
 
     def renew(self) -> None:
         """Says that the holder lives. Raises LeaseLost if another one holds the lease now."""
-        self._count += 1
-        renewed = self._storage.replace(KEY, self._content(self._holder), self._version)
-        if renewed is None:
-            raise LeaseLost(f"{self._storage.uri}: another machine has taken this run over; nothing more is written.")
-        self._version = renewed
+        with self._turn:
+            self._count += 1
+            renewed = self._storage.replace(KEY, self._content(self._holder), self._version)
+            if renewed is None:
+                raise LeaseLost(
+                    f"{self._storage.uri}: another machine has taken this run over; nothing more is written."
+                )
+            self._version = renewed
 
     def release(self) -> None:
         """Lets the next one take the lease at once; one that was lost is left alone."""
-        self._storage.replace(KEY, self._content(""), self._version)
+        with self._turn:
+            self._storage.replace(KEY, self._content(""), self._version)
 
     def _wait_for_death(self, holder: str, count: int, life_s: float) -> None:
         waited = 0.0

@@ -3,7 +3,8 @@
 Before the trainer starts, what is in the bucket is brought here; while it runs, a thread brings back what it
 leaves: each commit as it appears, its manifest last, then the metrics and the status that tell of it. At the
 end everything, status.json last: who reads ``done`` there finds all the rest. Training never waits for the
-network, and a network that is away delays the uploads only.
+network, and a network that is away delays the uploads only. Another thread renews the lease all the while,
+however long an upload takes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from container.lease import LIFE_S, Lease, LeaseLost
 
 log = logging.getLogger("artclf")
 
-LOOK_S = 0.5
-"""So often the thread looks for something new."""
+LOOK_S, LONGEST_PAUSE_S = 0.5, 60.0
+"""So often the thread looks for something new; after a refusal the pause doubles up to the longest."""
 SELDOM_S = 15.0
 """So often the log and the progress go back, which change all the time."""
 
@@ -58,8 +59,9 @@ class RemoteRun:
         self._uploaded: dict[str, tuple[int, int]] = {}
         self._committed = 0
         self._is_lost = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="uploader", daemon=True)
+        self._ended, self._let_go = threading.Event(), threading.Event()
+        self._uploader = threading.Thread(target=self._work, name="uploader", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="lease keeper", daemon=True)
 
     def begin(self) -> RunDir:
         """Takes the run, brings what is needed to go on with it here, and starts to bring back what it leaves.
@@ -77,15 +79,16 @@ class RemoteRun:
                 f"{self._storage.uri}: expected a run with config.json and job.json; submit writes them ({error})."
             ) from error
         self._lease.take()
+        self._keeper.start()
         try:
             self._fetch(files)
         except BaseException as error:
             if isinstance(error, ResumeError):
                 self.run.give_verdict("failed", str(error))
                 self._put_file("status.json", self.run.status)
-            self._lease.release()
+            self._release()
             raise
-        self._thread.start()
+        self._uploader.start()
         return self.run
 
     def _fetch(self, files: dict[str, bytes]) -> None:
@@ -109,39 +112,53 @@ class RemoteRun:
         """Brings back all that is left, the status last, and lets the run go.
 
         Raises:
+            LeaseLost: if another machine has taken it over; nothing is brought back then.
             StorageError: if the bucket refuses until the budget of its retries is used up.
         """
         self._ended.set()
-        self._thread.join()
-        if self._is_lost:
-            raise LeaseLost(f"{self._storage.uri}: another machine has taken this run over; nothing more was written.")
+        self._uploader.join()
+        self._lease.renew()
         self._put_generation()
         for path in sorted(self.run.path.rglob("*")):
             key = path.relative_to(self.run.path).as_posix()
             if path.is_file() and _is_left(key):
                 self._put_file(key, path)
         self._put_file("metrics.jsonl", self.run.metrics)
+        self._lease.renew()
         self._put_file("status.json", self.run.status)
+        self._release()
+
+    def _release(self) -> None:
+        self._let_go.set()
+        self._keeper.join()
         self._lease.release()
 
-    def _work(self) -> None:
-        renewed = told = time.monotonic()
-        while not self._ended.wait(LOOK_S):
+    def _keep(self) -> None:
+        """Renews the lease until it is let go or lost."""
+        while not self._let_go.wait(self._life_s / 3):
             try:
-                if time.monotonic() - renewed >= self._life_s / 3:
-                    self._lease.renew()
-                    renewed = time.monotonic()
-                self._put_what_is_new(is_time := time.monotonic() - told >= SELDOM_S)
-                told = time.monotonic() if is_time else told
+                self._lease.renew()
             except LeaseLost as error:
                 log.error("%s", error)
                 self._is_lost = True
                 self._lost()
                 return
-            except ArtclfError as error:  # training goes on; the next look tries again
-                log.warning("not brought to the bucket yet: %s", error)
-            except OSError as error:
-                log.warning("not brought to the bucket yet: %s", error)
+            except ArtclfError as error:  # as long as we cannot renew it nobody can take it over either, unless
+                log.warning("the lease is not renewed yet: %s", error)  # the network is away from here alone
+
+    def _work(self) -> None:
+        """Brings back what is new until the trainer has ended or the run was lost."""
+        told, pause_s, problem = time.monotonic(), LOOK_S, ""
+        while not self._ended.wait(pause_s) and not self._is_lost:
+            try:
+                self._put_what_is_new(is_time := time.monotonic() - told >= SELDOM_S)
+                told = time.monotonic() if is_time else told
+                pause_s, problem = LOOK_S, ""
+            except (ArtclfError, OSError) as error:  # training goes on; the next look tries again
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                if str(error) != problem:
+                    problem = str(error)
+                    log.warning("not brought to the bucket yet: %s", problem)
 
     def _put_what_is_new(self, also_seldom: bool) -> None:
         # Read before the commit is looked for: what they tell of is then committed here at the latest.

@@ -174,6 +174,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
     study.check()
     with study.submitting():
         opened = replace(opened, outcomes=outcomes(study, opened.trials, opened.backend))  # nobody else submits now
+        study.check_data(opened.dataset.digest)
         _check_classes(opened)
         steps = _steps(opened)
         _print_plan(opened, steps)

@@ -26,7 +26,7 @@ from artclf.records import MANIFEST, Dataset
 from artclf.rundir import RunDir, read_json, write_json
 from artclf.s3 import S3Storage
 from artclf.storage import MARKERS, LocalStorage, check_key, is_in_bucket
-from jobs.grid import Expansion, Grid, Trial
+from jobs.grid import Trial
 from jobs.spec import JobHandle
 from jobs.study import Study
 
@@ -90,9 +90,15 @@ class BucketStudy(Study):
         keys = (key.split("/") for key in self._copy.versions)
         return sorted({parts[1] for parts in keys if parts[0] == "runs" and len(parts) >= 3})
 
-    def record(self, grid: Grid, dataset_path: str, data_digest: str, expansion: Expansion) -> None:
-        super().record(grid, dataset_path, data_digest, expansion)
+    def _put_study(self, content: bytes) -> bool:
+        version = self._copy.versions.get("study.json")
+        is_done = (
+            self._bucket.create("study.json", content)
+            if version is None
+            else self._bucket.replace("study.json", content, version) is not None
+        )
         self.refresh()
+        return is_done
 
     def is_complete(self, trial_id: str) -> bool:
         run = RunDir(Path("runs") / trial_id)
@@ -110,7 +116,7 @@ class BucketStudy(Study):
 
         def remove() -> None:
             for entry in entries:
-                self._bucket.delete(entry.key)
+                self._bucket.remove_listed(entry.key)
 
         return sum(entry.size_bytes for entry in entries) / 1e6, remove
 
@@ -140,11 +146,11 @@ class BucketStudy(Study):
             return dataset.place
         place = self._shared.below(f"datasets/{dataset.digest[:16]}")
         there = set(place.list())
-        if MANIFEST in there:
-            return place.uri
         manifest = dataset.manifest
         files = {shard["name"]: shard["sha256"] for shard in manifest["shards"]}
         files |= {name: about["sha256"] for name, about in manifest.get("files", {}).items()}
+        if {MANIFEST, *files} <= there:
+            return place.uri
         missing = [name for name, sha256 in files.items() if name not in there or not place.holds(name, sha256)]
         say(f"putting the data set into the bucket: {len(missing)} of {len(files)} files, {place.uri}")
         with ThreadPoolExecutor(AT_ONCE // 2) as pool:

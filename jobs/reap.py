@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,12 @@ def leftovers(study: Study, wanted: set[str], backend: Backend) -> list[Leftover
         backend: where its jobs run.
     """
     if isinstance(study, BucketStudy):
-        return [*_old_jobs(study, wanted, backend), *_old_bucket_runs(study, wanted, backend), *_uploads(study)]
+        at_work = _alive(study, backend)
+        return [
+            *_old_jobs(at_work, wanted, backend),
+            *_old_bucket_runs(study, wanted, at_work),
+            *_uploads(study, at_work),
+        ]
     return [*_orphans(study), *_old_runs(study, wanted), *_unfinished(study)]
 
 
@@ -102,24 +107,27 @@ def _end(process: int) -> None:
 # -- in a bucket ---------------------------------------------------------------------------------
 
 
-def _old_jobs(study: BucketStudy, wanted: set[str], backend: Backend) -> Iterator[Leftover]:
+def _old_jobs(at_work: Sequence[JobHandle], wanted: set[str], backend: Backend) -> Iterator[Leftover]:
     """Jobs of trials that the grid no longer names: they cost money and nobody waits for them."""
-    for handle in _alive(study, backend):
+    for handle in at_work:
         if handle.trial_id not in wanted:
             yield Leftover("running job of an earlier grid", handle.name, None, partial(backend.stop, handle))
 
 
-def _old_bucket_runs(study: BucketStudy, wanted: set[str], backend: Backend) -> Iterator[Leftover]:
-    at_work = {handle.trial_id for handle in _alive(study, backend)}
+def _old_bucket_runs(study: BucketStudy, wanted: set[str], at_work: Sequence[JobHandle]) -> Iterator[Leftover]:
+    needed = wanted | {handle.trial_id for handle in at_work}
     for trial_id in study.trial_ids():
-        if trial_id not in wanted | at_work and not study.is_complete(trial_id):
+        if trial_id not in needed and not study.is_complete(trial_id):
             size_mb, remove = study.run_in_bucket(trial_id)
             yield Leftover("unfinished run of an earlier grid", study.run_uri(trial_id), size_mb, remove)
 
 
-def _uploads(study: BucketStudy) -> Iterator[Leftover]:
+def _uploads(study: BucketStudy, at_work: Sequence[JobHandle]) -> Iterator[Leftover]:
     """Parts of files whose uploaders were killed: no listing shows them, and they are billed."""
+    uploading = tuple(f"runs/{handle.trial_id}/" for handle in at_work)
     for upload in study.storage.unfinished_uploads():
+        if upload.key.startswith(uploading):
+            continue
         where = f"{study.uri}/{upload.key}"
         yield Leftover(f"unfinished upload, {upload.begun[:19]}", where, None, partial(study.storage.abort, upload))
 

@@ -99,12 +99,6 @@ class Study:
         Raises:
             ConfigError: if the study was submitted with other data before.
         """
-        before = self.read()
-        if before is not None and before["data_digest"] != data_digest:
-            raise ConfigError(
-                f"{self.path}: this study was submitted with the data {before['data_digest'][:12]}, "
-                f"now the data set is {data_digest[:12]}. Give the study another name, or move the folder away."
-            )
         content = {
             "study": self.name,
             "grid": os.path.relpath(grid.path),
@@ -115,8 +109,24 @@ class Study:
             "varying": list(expansion.varying),
             "trials": [{"trial_id": t.trial_id, "label": t.label, "params": t.params} for t in expansion.trials],
         }
-        if content != before:
-            self.storage.write("study.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        written = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        while self.check_data(data_digest) != content and not self._put_study(written):
+            pass  # another submitter was quicker: what it wrote is looked at first
+
+    def check_data(self, data_digest: str) -> dict[str, Any] | None:
+        """Returns study.json as it is; raises ConfigError if the study was submitted with other data."""
+        before = self.read()
+        if before is not None and before["data_digest"] != data_digest:
+            raise ConfigError(
+                f"{self.uri}: this study was submitted with the data {before['data_digest'][:12]}, "
+                f"now the data set is {data_digest[:12]}. Give the study another name, or move the old one away."
+            )
+        return before
+
+    def _put_study(self, content: bytes) -> bool:
+        """Writes study.json, unless another submitter changed it since the last look; says whether it did."""
+        self.storage.write("study.json", content)
+        return True
 
     def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> None:
         """Writes what a run needs to begin, if it is not there yet."""

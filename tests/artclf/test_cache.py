@@ -209,6 +209,28 @@ def test_a_damaged_shard_keeps_nobody_from_the_others(put: Put, place: S3Storage
 
 
 @only_moto
+@pytest.mark.parametrize("name", ["shards/00001.bin", INDEX, PICTURES, MANIFEST])
+@pytest.mark.parametrize("damage", ["other content", "cut"])
+def test_what_is_damaged_in_the_cache_is_fetched_again(name: str, damage: str, put: Put, local: Dataset) -> None:
+    uri = put("one")
+    path = open_dataset(uri).folder / name
+    wait_for_fetchers()
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-7] if damage == "cut" else bytes(len(sound)))
+    assert contents(open_dataset(uri)) == contents(local)
+    assert path.read_bytes() == sound
+
+
+@only_moto
+def test_what_becomes_damaged_in_the_cache_while_it_is_used_is_fetched_again(put: Put, local: Dataset) -> None:
+    there = open_dataset(put("one"))
+    wait_for_fetchers()
+    for shard in shards(local):
+        (there.folder / shard).write_bytes(bytes(100))
+    assert contents(there) == contents(local)
+
+
+@only_moto
 @pytest.mark.parametrize("name", ["shards/00001.bin", INDEX])
 def test_a_file_that_is_missing_is_named(name: str, put: Put, place: S3Storage) -> None:
     uri = put("one")

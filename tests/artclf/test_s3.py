@@ -995,6 +995,27 @@ def test_the_check_of_the_server_outlasts_faults(storage: S3Storage, proxy: Faul
         storage.check_conditional_puts()
 
 
+def test_a_look_alike_that_says_it_has_no_conditional_puts_is_refused_at_once(
+    storage: S3Storage, proxy: FaultProxy
+) -> None:
+    proxy.on(
+        "PutObject",
+        do=Refuse(501, "NotImplemented"),
+        times=None,
+        when=lambda request: "if-none-match" in request.headers,
+    )
+    with pytest.raises(ConfigError, match="this server has no conditional puts"):
+        storage.check_conditional_puts()
+    assert sum(request.operation == "PutObject" for request in proxy.requests) == 1
+
+
+def test_the_check_of_the_server_tells_the_first_thing_that_is_refused(storage: S3Storage, proxy: FaultProxy) -> None:
+    proxy.on("PutObject", do=ACCESS_DENIED, times=None)
+    proxy.on("DeleteObject", do=ACCESS_DENIED, times=None)
+    with pytest.raises(StorageError, match="no right to write it"):
+        storage.check_conditional_puts()
+
+
 @pytest.mark.parametrize(
     ("dropped", "told"),
     [

@@ -100,24 +100,29 @@ def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_n
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", vendor.url)
         job = remote.start()
+        lines: list[str] = []  # read as they come: a full pipe would hold the trainer up
+        assert job.stdout is not None
+        reader = threading.Thread(target=lines.extend, args=[job.stdout], daemon=True)
+        reader.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto_server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         seen = 0
         for rotation in range(rotations):
             while max(remote.committed(), default=0) <= seen:
-                assert job.poll() is None, job.communicate()[0]
+                assert job.poll() is None, lines
             seen = max(remote.committed())
             if rotation == 1:  # away, until some calls were refused and, in the long form, ten minutes have passed
                 vendor.number, refused, began = 0, vendor.refused, time.monotonic()
                 while vendor.refused < refused + 5 or time.monotonic() < began + amount(0, 600):
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         job.wait(1)
-                        raise AssertionError(job.communicate()[0])
+                        raise AssertionError(lines)
                 assert len(remote.committed()) >= 1
             vendor.number = rotation + 2
-        output, _ = job.communicate()
-        assert job.returncode == 0, output
+        job.wait()
+        reader.join()
+        assert job.returncode == 0, lines
     assert remote.status()["state"] == "done" and len(remote.metrics()) == 120 * rotations
     away = "until 5 calls were refused" if amount(0, 1) == 0 else "for 600 s"
     measured(f"{rotations} rotations and one absence {away}, {vendor.refused} calls refused: done, no commit lost")

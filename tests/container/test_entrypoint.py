@@ -88,6 +88,29 @@ def test_what_is_sent_to_the_whole_group_of_a_job_reaches_its_trainer_once(tiny_
     assert job.returncode == 75 and "all is saved" in output and "ended at once" not in output
 
 
+STOPPED_WHILE_STARTING = """
+import os, signal, subprocess, sys
+from container import entrypoint
+class Started(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        act()
+entrypoint.subprocess.Popen = Started
+trainer = entrypoint.Trainer()
+act = {"heard": lambda: trainer._heard(signal.SIGTERM, None), "lost": lambda: trainer.stop("SIGTERM")}[sys.argv[1]]
+waits = "import signal, sys; sys.exit(75 if signal.sigwait([signal.SIGTERM]) else 1)"
+print(trainer.run([sys.executable, "-c", waits], max_hours=1), trainer.stopped_by)
+"""
+
+
+@pytest.mark.parametrize("how", ["heard", "lost"])
+def test_a_stop_that_comes_while_the_trainer_is_being_started_reaches_it(how: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_STARTING, how], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert answer.stdout.split() == ["75", "SIGTERM"], answer.stderr
+
+
 def test_a_trainer_that_is_killed_leaves_a_verdict_all_the_same(tiny_set: Dataset, tmp_path: Path) -> None:
     run = begin(tmp_path / "run", tiny_set, train__epochs=400)
     job = start(run.path)

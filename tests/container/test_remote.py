@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,19 @@ def test_a_number_that_another_writer_committed_is_no_success(bucket: S3Storage,
     Checkpoints(LocalGenerations(tmp_path / "other")).commit({"epoch": 9}, {"weights": {"0": np.ones(3)}})
     with pytest.raises(StorageError, match="another writer"):
         generations.put(1, tmp_path / "other" / "gen-000001")
+    assert generations.fetch_newest_sound(tmp_path / "back") == (1, [])  # the first one is as it was
+
+
+def test_what_killed_writers_left_of_older_generations_goes_with_the_next_commit(
+    bucket: S3Storage, tmp_path: Path
+) -> None:
+    generations = BucketGenerations(bucket)
+    for number in (1, 2, 9):
+        bucket.write(f"gen-{number:06d}/weights.npz", b"unfinished")
+    store = commit(tmp_path / "here", 4)
+    for number in (3, 4):
+        generations.put(number, store.fetch(number))
+    assert {key.split("/")[0] for key in bucket.list()} == {"gen-000003", "gen-000004", "gen-000009"}
 
 
 class Waiting:
@@ -232,8 +247,6 @@ def test_s21_a_damaged_lease_stops_with_a_word(bucket: S3Storage, damage: bytes)
 def test_a_machine_that_lost_its_run_writes_nothing_more_and_stops_its_trainer(
     put_run: Any, bucket: S3Storage, tmp_path: Path
 ) -> None:
-    import threading
-
     remote, lost = put_run("run"), threading.Event()
     mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", lost.set, life_s=0.3)
     run = mine.begin()
@@ -244,6 +257,60 @@ def test_a_machine_that_lost_its_run_writes_nothing_more_and_stops_its_trainer(
     with pytest.raises(LeaseLost):
         mine.end()
     assert remote.metrics() == []
+
+
+def test_a_machine_that_has_not_noticed_yet_that_it_lost_its_run_overwrites_nothing_at_its_end(
+    put_run: Any, tmp_path: Path
+) -> None:
+    remote = put_run("run")
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", life_s=600)
+    run = mine.begin()
+    Lease(remote.storage, "mine").take()
+    run.give_verdict("interrupted", "stopped by SIGTERM")
+    run.log.write_text("mine")
+    with pytest.raises(LeaseLost):
+        mine.end()
+    assert remote.status() == {} and "log.txt" not in set(remote.storage.list())
+
+
+def test_a_lease_is_kept_alive_however_long_an_upload_takes(
+    put_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, begun, may_end = put_run("run"), threading.Event(), threading.Event()
+
+    def take_long(*arguments: object) -> None:
+        begun.set()
+        may_end.wait(120)
+
+    monkeypatch.setattr(BucketGenerations, "put", take_long)
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", life_s=6)
+    commit(mine.begin().checkpoints, 1)
+    assert begun.wait(60)
+    with pytest.raises(ConfigError, match="another machine is at work on this run"):
+        Lease(remote.storage, "next").take()
+    may_end.set()
+    mine.end()
+
+
+def test_a_refusal_that_lasts_is_told_once_and_tried_ever_more_seldom(
+    put_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote, tries, enough = put_run("run"), list[float](), threading.Event()
+
+    def refuse(self: RemoteRun, also_seldom: bool) -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 5:
+            enough.set()
+        raise StorageError("no right to write it")
+
+    monkeypatch.setattr("container.remote.LOOK_S", 0.02)
+    monkeypatch.setattr(RemoteRun, "_put_what_is_new", refuse)
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine")
+    mine.begin()
+    assert enough.wait(60)
+    mine.end()
+    assert [record.message for record in caplog.records] == ["not brought to the bucket yet: no right to write it"]
+    assert all(tries[n + 1] - tries[n] >= 0.04 * 2**n for n in range(4))
 
 
 def test_a_run_whose_commits_are_all_damaged_says_so_in_its_status_and_lets_the_next_job_in(

@@ -15,6 +15,7 @@ import pytest
 from artclf.errors import ConfigError, StorageError
 from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus
+from artclf.s3 import S3Storage
 from jobs import bucket_study
 from jobs.bucket_study import BucketStudy
 from jobs.gather import gather
@@ -499,6 +500,61 @@ def test_a_data_set_whose_upload_broke_off_goes_on_where_it_was(
     proxy.requests.clear()
     study.share_dataset(tiny_set, print)
     assert puts(proxy) == ["manifest.json"]
+
+
+def test_a_shared_data_set_that_lost_a_file_is_made_whole_again(
+    bucket: str, proxy: FaultProxy, tiny_set: Dataset
+) -> None:
+    study = looked(bucket)
+    study.share_dataset(tiny_set, print)
+    shard = tiny_set.manifest["shards"][0]["name"]
+    place = S3Storage(f"s3://{bucket}/studies/.shared/datasets/{tiny_set.digest[:16]}")
+    place.delete(shard)
+    proxy.requests.clear()
+    study.share_dataset(tiny_set, print)
+    assert puts(proxy) == [Path(shard).name, "manifest.json"] and shard in set(place.list())
+
+
+def test_of_two_submitters_with_other_data_only_the_first_gets_the_study(
+    bucket: str, proxy: FaultProxy, folder: Path
+) -> None:
+    grid = write_grid(folder, "0")
+    quick, slow = looked(bucket), looked(bucket)
+    proxy.on(
+        "PutObject",
+        "little/study.json",
+        do=Meanwhile(lambda: quick.record(grid, "s3://a/b", "one", expand(grid, "one"))),
+    )
+    with pytest.raises(ConfigError, match="submitted with the data one, now the data set is other"):
+        slow.record(grid, "s3://a/c", "other", expand(grid, "other"))
+    assert (looked(bucket).read() or {})["data_digest"] == "one"
+
+
+def test_a_study_that_another_submitter_grew_meanwhile_is_grown_further(
+    bucket: str, proxy: FaultProxy, folder: Path
+) -> None:
+    grid, grown = write_grid(folder, "0"), write_grid(folder, "0, 1")
+    first, second = looked(bucket), looked(bucket)
+    first.record(grid, "s3://a/b", "one", expand(grid, "one"))
+    proxy.on(
+        "PutObject",
+        "little/study.json",
+        do=Meanwhile(lambda: first.record(grown, "s3://a/b", "one", expand(grown, "one"))),
+    )
+    third = write_grid(folder, "0, 1, 2")
+    second.refresh()
+    second.record(third, "s3://a/b", "one", expand(third, "one"))
+    assert len((looked(bucket).read() or {})["trials"]) == 3
+
+
+@pytest.mark.parametrize("key", ["", "a//b", "../x", "folder/"])
+def test_a_run_is_removed_whole_whatever_its_keys_look_like(bucket: str, put: Callable[..., None], key: str) -> None:
+    put(f"{RUN}/config.json")
+    put(f"{RUN}/{key}")
+    study = looked(bucket)
+    _, remove = study.run_in_bucket("0123abcd")
+    remove()
+    assert list(study.storage.list(RUN)) == []
 
 
 def test_two_submitters_may_share_a_data_set_at_once(bucket: str, tiny_set: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -870,6 +871,35 @@ def test_s15_reap_shows_unfinished_uploads_and_runs_of_earlier_grids_and_removes
         assert "Removed 2." in here.run("reap", "--yes")
         assert there() == (before[0] - {f"{study}runs/0ldgrid0/config.json"}, 0)
         assert "Nothing was left behind" in here.run("reap")
+
+
+def test_reap_leaves_what_a_job_at_work_is_uploading_alone(bucket: str, laptop: Open, moto_server: S3Server) -> None:
+    cloud, client = Cloud(bucket, seconds=100_000), moto_server.client
+    with account(cloud.sagemaker) as aws:
+        here = laptop(aws)
+        process = here.start("submit", "--yes")
+        aws.wait_for(lambda: sum(request.operation == "ListTrainingJobs" for request in aws.requests) >= 2)
+        process.send_signal(signal.SIGINT)
+        here.ended(process, 75)
+        runs = [key for key in here.wrote if key.endswith("config.json")]
+        client.create_multipart_upload(Bucket=bucket, Key=runs[0].replace("config.json", "model.keras"))
+        assert "Nothing was left behind" in here.run("reap")
+
+
+@pytest.mark.parametrize("answer", ["", "n\n", "what?\n"], ids=["Ctrl-D", "no", "anything else"])
+def test_whoever_does_not_say_yes_starts_nothing(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.__main__ import _ask
+
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    with pytest.raises(ConfigError, match="nothing was started"):
+        _ask("Start 3 jobs on sagemaker?", yes=False)
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_ctrl_c_starts_nothing_more_lets_the_jobs_go_on_and_says_how_to_go_on(bucket: str, laptop: Open) -> None:
