@@ -1,4 +1,4 @@
-"""What every caller of AWS shares: a session with this machine's credentials, and what errors say.
+"""What every caller of AWS shares: a session with this machine's credentials, what errors say, and how long to try.
 
 boto3 is imported when a session is made.
 """
@@ -6,10 +6,41 @@ boto3 is imported when a session is made.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import random
+from collections.abc import Callable
 from typing import Any
 
 from artclf.errors import ConfigError, printable
+
+log = logging.getLogger("artclf")
+
+FIRST_BUDGET_S = 20.0
+"""For so long a service that never answered is tried: it may well be the wrong one, and somebody waits."""
+TOLD_AFTER_S = 30.0
+"""After so long in vain it is said what is waited for."""
+NOT_IMPLEMENTED = 501  # of look-alikes: what is not there does not come by waiting
+_CREDENTIALS = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "InvalidAccessKeyId",
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+)
+_BUSY = (
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+)
 
 
 def aws_session() -> Any:
@@ -89,3 +120,65 @@ def is_unanswered(error: Exception) -> bool:
     from botocore.exceptions import HTTPClientError
 
     return isinstance(error, HTTPClientError | NotReached | ConnectionError)
+
+
+def is_about_credentials(error: Exception) -> bool:
+    """Says whether a call failed since this machine has no credentials, or they are not, or no longer, good."""
+    return lacks_credentials(error) or code(error) in _CREDENTIALS
+
+
+def is_passing(error: Exception) -> bool:
+    """Says whether no answer came, or one that says to try again: the call may have been carried out."""
+    told = status(error)
+    is_busy = (told >= 500 and told != NOT_IMPLEMENTED) or told in (408, 429) or code(error) in _BUSY
+    return is_busy or is_unanswered(error)
+
+
+class Patience:
+    """How long one call goes on trying: a budget of time, measured from its first failure or last progress.
+
+    Args:
+        first_pause_s, longest_pause_s: between two tries; doubled each time, and shortened by chance.
+        sleep, clock: tests pass their own.
+    """
+
+    def __init__(
+        self,
+        first_pause_s: float,
+        longest_pause_s: float,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
+        self._sleep, self._clock = sleep, clock
+        self.progressed()
+
+    @property
+    def was_needed(self) -> bool:
+        """Whether anything failed so far."""
+        return self._began is not None
+
+    def progressed(self) -> None:
+        """Takes note that the call got somewhere: the budget begins anew with the next failure."""
+        self._began: float | None = None
+        self._until = math.inf
+        self._pause_s, self._is_told = self._first_pause_s, False
+
+    def wait(self, budget_s: float, why: str) -> bool:
+        """Waits for the next try and says whether there is one; ``why`` is told if that takes long.
+
+        Args:
+            budget_s: counts at the first failure alone.
+        """
+        now = self._clock()
+        if self._began is None:
+            self._began, self._until = now, now + budget_s
+        if now >= self._until:
+            return False
+        if not self._is_told and now - self._began >= TOLD_AFTER_S:
+            self._is_told = True
+            log.warning("%s; tried again for up to %.0f min more", why, (self._until - now) / 60)
+        pause_s = random.uniform(0.5, 1) * self._pause_s  # apart from others that failed in the same moment
+        self._pause_s = min(self._pause_s * 2, self._longest_pause_s)
+        self._sleep(min(pause_s, self._until - now))
+        return True

@@ -10,8 +10,9 @@ SHA-256 of every file, and of itself) proves it at load: a name is a promise, th
 proof. What others put beside its files (SageMaker's agent does) is passed over. Two are kept.
 Nothing here knows Keras: arrays come and go by name.
 
-What makes a generation appear in one step differs between a disk (the rename of its folder) and a
-bucket (its manifest, put last and only if there is none): that is a GenerationStore.
+A trainer commits to a GenerationStore, a folder of its machine, where a generation appears by the
+rename of its folder. container.generations copies generations to a bucket, where their manifest,
+put last and only if there is none, makes them appear.
 """
 
 from __future__ import annotations

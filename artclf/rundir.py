@@ -2,7 +2,7 @@
 
 runs/<trial_id>/
   config.json       the settings; written by whoever starts the run, never changed
-  job.json          the data set's place and digest; written with config.json
+  job.json          the data set's place and digest, and max_hours of the latest launch
   status.json       how the run stands; the only word on how it ended
   metrics.jsonl     a line an epoch
   checkpoint/       the newest committed states (artclf.checkpoint)

@@ -15,7 +15,6 @@ import base64
 import contextlib
 import hashlib
 import math
-import random
 import re
 import secrets
 import time
@@ -37,22 +36,12 @@ RECORD_BYTES = 16 * 2**20
 """The largest object that ``read`` takes into memory; larger files are downloaded."""
 PART_BYTES = 64 * 2**20
 MOST_PARTS = 10_000  # of one multipart upload (S3 User Guide, "multipart upload limits")
-FIRST_BUDGET_S = 20.0
-"""For so long a server that never answered is tried: it may well be the wrong one, and somebody waits."""
-NOT_IMPLEMENTED = 501  # of look-alikes: what is not there does not come by waiting
 MOST_MISMATCHES = 4
 """So often content that is not as it was written is asked for again: after that it is no passing fault."""
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")  # S3 User Guide, "General purpose bucket naming rules"
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_PASSING = [
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "RequestLimitExceeded",
-    "RequestTimeout",
-    "InternalError",
-    "ServiceUnavailable",
+_PASSING = (
     "OperationAborted",
     "ConditionalRequestConflict",
     "BadDigest",
@@ -60,18 +49,8 @@ _PASSING = [
     "XAmzContentChecksumMismatch",
     "IncompleteBody",
     "InvalidDigest",
-]
-"""Refusals that pass: the server is busy, another writer was quicker, the body was damaged on its way."""
-_CREDENTIALS = [
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "RequestExpired",
-    "InvalidAccessKeyId",
-    "UnrecognizedClientException",
-    "InvalidClientTokenId",
-]
+)
+"""Refusals of S3 that pass: another writer was quicker, or the body was damaged on its way."""
 
 
 class DamagedObject(StorageError):
@@ -411,7 +390,7 @@ class S3Storage:
                         file.truncate()
                         first = {}
                     if is_replaced:
-                        patience.wait(error)
+                        patience.outlast(error)
                     else:
                         patience.failed(error)
 
@@ -442,7 +421,7 @@ class S3Storage:
         try:
             first = self._put(key, b"1", {"IfNoneMatch": "*"})
         except StorageError as error:
-            if isinstance(error.__cause__, Exception) and aws.status(error.__cause__) == NOT_IMPLEMENTED:
+            if isinstance(error.__cause__, Exception) and aws.status(error.__cause__) == aws.NOT_IMPLEMENTED:
                 return "has no conditional puts"
             raise
         if first is None:
@@ -610,23 +589,13 @@ class _Connection:
         )
 
 
-class _Patience:
-    """How long one call goes on trying: a budget of time, measured from its first failure or last progress."""
+class _Patience(aws.Patience):
+    """What one call makes of its failures."""
 
     def __init__(self, storage: S3Storage, action: str, key: str) -> None:
+        super().__init__(0.1, 10.0, storage._sleep, storage._clock)
         self._storage, self._action, self._key = storage, action, key
-        self._until: float | None = None
-        self._pause_s = 0.1
         self._mismatches = 0
-
-    @property
-    def was_needed(self) -> bool:
-        """Whether anything failed so far."""
-        return self._until is not None
-
-    def progressed(self) -> None:
-        """Takes note that bytes came through: the budget begins anew with the next failure."""
-        self._until, self._pause_s = None, 0.1
 
     def failed(self, error: Exception) -> None:
         """Waits for the next try. Raises what a person should read if there is none."""
@@ -636,8 +605,8 @@ class _Patience:
             self.mismatched("another checksum")
             return
         if not self._may_pass(error):
-            raise self._storage._refusal(self._action, self._key, error) from error
-        self.wait(error)
+            raise self._refusal(error) from error
+        self.outlast(error)
         if _is_about_credentials(error):
             self._storage._connection.renew()
 
@@ -647,7 +616,17 @@ class _Patience:
         error = DamagedObject(f"{self._storage._shown(self._key)}: not as it was written ({problem}).")
         if self._mismatches >= MOST_MISMATCHES:
             raise error
-        self.wait(error)
+        self.outlast(error)
+
+    def outlast(self, error: Exception) -> None:
+        """Waits for the next try after what passes. Raises what a person should read if the budget is used up."""
+        proven = self._storage._connection.is_proven
+        budget_s = min(self._storage.budget_s, math.inf if proven else aws.FIRST_BUDGET_S)
+        if not self.wait(budget_s, str(self._refusal(error)).rstrip(".")):
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> ArtclfError:
+        return error if isinstance(error, StorageError) else self._storage._refusal(self._action, self._key, error)
 
     def _may_pass(self, error: Exception) -> bool:
         if _is_about_credentials(error):
@@ -656,20 +635,6 @@ class _Patience:
             self._mismatches += 1
             return self._mismatches < MOST_MISMATCHES
         return _is_passing(error)
-
-    def wait(self, error: Exception) -> None:
-        """Waits for the next try after what passes. Raises what a person should read if the budget is used up."""
-        now = self._storage._clock()
-        if self._until is None:
-            proven = self._storage._connection.is_proven
-            self._until = now + min(self._storage.budget_s, math.inf if proven else FIRST_BUDGET_S)
-        if now >= self._until:
-            raise (
-                error if isinstance(error, StorageError) else self._storage._refusal(self._action, self._key, error)
-            ) from error
-        pause = random.uniform(0.5, 1) * self._pause_s  # apart from the others that failed in the same moment
-        self._pause_s = min(self._pause_s * 2, 10.0)
-        self._storage._sleep(min(pause, self._until - now))
 
 
 # -- what answers and errors say -------------------------------------------------------------------
@@ -716,7 +681,7 @@ def _clocks(error: Exception) -> str:
 
 def _is_about_credentials(error: Exception) -> bool:
     # The answer to a HEAD has no body that could tell more than 400.
-    return aws.lacks_credentials(error) or aws.code(error) in (*_CREDENTIALS, "400")
+    return aws.is_about_credentials(error) or aws.code(error) == "400"
 
 
 def _is_damage(error: Exception) -> bool:
@@ -728,15 +693,13 @@ def _is_damage(error: Exception) -> bool:
 
 def _is_passing(error: Exception) -> bool:
     """Says whether the same call may well succeed a moment later."""
-    from botocore.exceptions import ClientError, IncompleteReadError
+    from botocore.exceptions import IncompleteReadError
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError  # of a body: botocore lets those of TLS through as they are
 
-    if isinstance(error, ClientError):
-        status = aws.status(error)
-        is_busy = (status >= 500 and status != NOT_IMPLEMENTED) or status in (408, 429)
-        return is_busy or aws.code(error) in _PASSING
-    return aws.is_unanswered(error) or isinstance(error, IncompleteReadError | ResponseParserError | HTTPError)
+    if aws.is_passing(error) or aws.code(error) in _PASSING:
+        return True
+    return isinstance(error, IncompleteReadError | ResponseParserError | HTTPError)
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Reading and writing below one root, a folder now; an s3:// prefix takes the same interface.
+"""Reading and writing below one root: a folder here; artclf.s3 has the same for an s3:// prefix.
 
 Keys are relative, with ``/`` between parts. A write is atomic and durable: readers see the old
 bytes or the new ones, also after a power cut. ``create`` succeeds for exactly one of any number

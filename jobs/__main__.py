@@ -182,7 +182,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
         _requests(opened, steps)  # refuses what could never be started, before anybody is asked
         if opened.backend.is_remote and any(step.launches for step in work):
             _ask(f"Start {sum(step.launches for step in work)} jobs on {opened.backend.name}?", yes=arguments.yes)
-        data = study.share_dataset(opened.dataset, _say_at_once)
+        data = study.share_dataset(opened.dataset, _say_at_once, stop.check)
         study.record(grid, data, opened.dataset.digest, opened.expansion)
         if work:
             parallel = arguments.max_parallel or grid.resources.max_parallel

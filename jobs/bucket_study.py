@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from artclf.records import MANIFEST, Dataset
 from artclf.rundir import RunDir, read_json, write_json
 from artclf.s3 import S3Storage
 from artclf.storage import MARKERS, LocalStorage, check_key, is_in_bucket
+from jobs.cells import duration
 from jobs.grid import Trial
 from jobs.spec import JobHandle
 from jobs.study import Study
@@ -33,6 +35,7 @@ from jobs.study import Study
 COPIES = Path("studies/s3")
 """Where copies of studies in buckets lie, below the folder that commands run from."""
 AT_ONCE = 16
+TOLD_EVERY_S = 10.0
 _STOP = "stop.json"
 _NOT_COPIED = ("checkpoint", "tensorboard", "model.keras", "lease.json")
 """Of a run: too large for a look, or no business of anybody who looks."""
@@ -40,7 +43,11 @@ LONGEST_PART = 200  # bytes of a file's name: a temporary one beside it must fit
 
 
 class BucketStudy(Study):
-    """One study below an s3:// prefix."""
+    """One study below an s3:// prefix.
+
+    Attributes:
+        shared: what all studies of that prefix share: data sets and weights.
+    """
 
     storage: S3Storage
 
@@ -56,7 +63,7 @@ class BucketStudy(Study):
         storage = S3Storage(root, account=account)
         self._region = region
         super().__init__(COPIES / storage.bucket / storage.prefix, name)
-        self._shared = storage.below(".shared")
+        self.shared = storage.below(".shared")
         self._bucket = self.storage = storage.below(name)
         self._copy = Copy(self._bucket, self.path)
 
@@ -141,10 +148,12 @@ class BucketStudy(Study):
         self._bucket.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
         self._bucket.create(f"runs/{trial.trial_id}/config.json", settings.to_json().encode())
 
-    def share_dataset(self, dataset: Dataset, say: Callable[[str], None]) -> str:
+    def share_dataset(
+        self, dataset: Dataset, say: Callable[[str], None], check: Callable[[], None] = lambda: None
+    ) -> str:
         if is_in_bucket(dataset.place):
             return dataset.place
-        place = self._shared.below(f"datasets/{dataset.digest[:16]}")
+        place = self.shared.below(f"datasets/{dataset.digest[:16]}")
         there = set(place.list())
         manifest = dataset.manifest
         files = {shard["name"]: shard["sha256"] for shard in manifest["shards"]}
@@ -153,8 +162,7 @@ class BucketStudy(Study):
             return place.uri
         missing = [name for name, sha256 in files.items() if name not in there or not place.holds(name, sha256)]
         say(f"putting the data set into the bucket: {len(missing)} of {len(files)} files, {place.uri}")
-        with ThreadPoolExecutor(AT_ONCE // 2) as pool:
-            list(pool.map(lambda name: place.upload(name, dataset.folder / name), missing))
+        _upload(place, {name: dataset.folder / name for name in missing}, say, check)
         place.create(MANIFEST, (dataset.folder / MANIFEST).read_bytes())
         return place.uri
 
@@ -163,9 +171,9 @@ class BucketStudy(Study):
             return weights
         sha256 = weights_identity(weights).partition(":")[2]
         key = f"weights/{sha256[:16]}/{Path(weights).name}"
-        if not self._shared.holds(key, sha256):
-            self._shared.upload(key, local_file(weights))
-        return f"{self._shared.uri}/{key}"
+        if not self.shared.holds(key, sha256):
+            self.shared.upload(key, local_file(weights))
+        return f"{self.shared.uri}/{key}"
 
     def record_job(self, handle: JobHandle) -> None:
         super().record_job(handle)
@@ -178,6 +186,28 @@ class BucketStudy(Study):
 
     def submitter(self) -> int | None:
         return None
+
+
+def _upload(storage: S3Storage, files: dict[str, Path], say: Callable[[str], None], check: Callable[[], None]) -> None:
+    """Puts files into a bucket, several at once, and says now and then how far that is."""
+    sizes = {key: path.stat().st_size for key, path in files.items()}
+    began = told = time.monotonic()
+    done = 0
+    with ThreadPoolExecutor(AT_ONCE // 2) as pool:
+        putting = {pool.submit(storage.upload, key, path): key for key, path in files.items()}
+        try:
+            for put in as_completed(putting):
+                put.result()
+                check()
+                done += sizes[putting[put]]
+                now = time.monotonic()
+                if now - told >= TOLD_EVERY_S:
+                    told = now
+                    left_s = (now - began) * (sum(sizes.values()) - done) / max(done, 1)
+                    say(f"{done / 1e6:,.0f} of {sum(sizes.values()) / 1e6:,.0f} MB, {duration(left_s)} left")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends first
+            raise
 
 
 class Copy:

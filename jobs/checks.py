@@ -248,6 +248,19 @@ def _pooled_spread(groups: Sequence[SeedGroup], metric: str) -> float:
 # -- how well it learnt --------------------------------------------------------------------------
 
 
+def _gpus_without_work(facts: _Facts) -> Iterator[Finding]:
+    paid = [r for r in facts.done if r.environment.get("instance") and r.environment.get("gpus") == []]
+    if paid:
+        machines = ", ".join(sorted({str(r.environment["instance"]) for r in paid}))
+        yield Finding(
+            "warning",
+            f"{_count(paid, 'trial', 'trials')} trained without the GPU of a machine that has one",
+            f"{_names(paid)}: on {machines} TensorFlow found no GPU. The image is probably the one for CPUs; build "
+            "the other with TF_PACKAGE='tensorflow[and-cuda]' make image push. (A rehearsal has none to find.)",
+            _ids(paid),
+        )
+
+
 def _large_gap(facts: _Facts) -> Iterator[Finding]:
     wide = sorted((r for r in facts.done if r.metrics.get("gap", 0) > LARGE_GAP), key=lambda r: -r.metrics["gap"])
     if wide:
@@ -370,6 +383,7 @@ _CHECKS: tuple[Callable[[_Facts], Iterator[Finding]], ...] = (
     _no_test_split,
     _data_set_at_hand_is_another,
     _within_the_noise,
+    _gpus_without_work,
     _large_gap,
     _test_above_validation,
     _tiny_classes,

@@ -125,11 +125,12 @@ def _old_bucket_runs(study: BucketStudy, wanted: set[str], at_work: Sequence[Job
 def _uploads(study: BucketStudy, at_work: Sequence[JobHandle]) -> Iterator[Leftover]:
     """Parts of files whose uploaders were killed: no listing shows them, and they are billed."""
     uploading = tuple(f"runs/{handle.trial_id}/" for handle in at_work)
-    for upload in study.storage.unfinished_uploads():
-        if upload.key.startswith(uploading):
-            continue
-        where = f"{study.uri}/{upload.key}"
-        yield Leftover(f"unfinished upload, {upload.begun[:19]}", where, None, partial(study.storage.abort, upload))
+    for storage in (study.storage, study.shared):
+        for upload in storage.unfinished_uploads():
+            if storage is study.storage and upload.key.startswith(uploading):
+                continue
+            where = f"{storage.uri}/{upload.key}"
+            yield Leftover(f"unfinished upload, {upload.begun[:19]}", where, None, partial(storage.abort, upload))
 
 
 def _alive(study: BucketStudy, backend: Backend) -> list[JobHandle]:

@@ -132,8 +132,15 @@ class Study:
         """Writes what a run needs to begin, if it is not there yet."""
         self.run(trial.trial_id).begin(trial.config, dataset_path, data_digest, max_hours=max_hours)
 
-    def share_dataset(self, dataset: Dataset, say: Callable[[str], None]) -> str:
-        """Makes sure that jobs can read a data set, and returns where they find it."""
+    def share_dataset(
+        self, dataset: Dataset, say: Callable[[str], None], check: Callable[[], None] = lambda: None
+    ) -> str:
+        """Makes sure that jobs can read a data set, and returns where they find it.
+
+        Args:
+            say: is told how far it is.
+            check: is called between files; what it raises ends it, and the next time goes on from there.
+        """
         return dataset.place
 
     def record_job(self, handle: JobHandle) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 VOLUME_GB = 30  # asked for but unused on ml.g4dn, which have their own NVMe (API reference, ResourceConfig)
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 INTERNAL_RETRIES = 3  # RetryStrategy: of SageMaker's own InternalServerError only (API reference)
-CREATE_BUDGET_S, READ_BUDGET_S, FIRST_BUDGET_S = 60.0, 600.0, 20.0
+CREATE_BUDGET_S, READ_BUDGET_S = 60.0, 600.0
 """For so long one call is repeated while it fails in passing: a create (which the submitter then offers again
-later), any other, and one to a service that never answered, perhaps for a wrong region."""
+later), and any other."""
 NOT_OFFERED = ("g4dn.metal",)  # EC2 has it, SageMaker has not (API reference, ResourceConfig, InstanceType)
 LONGEST_ARGUMENT = 256  # of ContainerArguments (API reference, AlgorithmSpecification)
 PAGE = 100  # the most that ListTrainingJobs returns at once (API reference)
@@ -63,7 +62,6 @@ _NO_CAPACITY = ("CapacityError", "InsufficientCapacity", "InsufficientInstanceCa
 _WAITED_TOO_LONG = "MaxWaitTimeExceeded"
 """How a spot job ends that got no machine, or lost it, for longer than it may wait (API, SecondaryStatus)."""
 _NOT_FOUND = "Requested resource not found"
-_THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded")
 _SIGNATURES = ("InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "RequestExpired")
 
 
@@ -181,7 +179,7 @@ class SageMakerBackend:
                     f"{spec.name}: this account may have 0 of '{none[1]}', so waiting is of no use. Ask for more "
                     f"(AWS console: Service Quotas, Amazon SageMaker), or choose another resources.instance or spot."
                 ) from error
-            if code == "ResourceLimitExceeded" or _is_passing(error):
+            if code == "ResourceLimitExceeded" or aws.is_passing(error):
                 raise QuotaError(f"{spec.name}: {aws.message(error)}") from error
             raise self._refusal(spec.name, error) from error
         return self._handle(spec, arn)
@@ -323,21 +321,20 @@ class SageMakerBackend:
 
     def _tried(self, call: Callable[[], Any], budget_s: float) -> Any:
         """Makes a call, again and again while it fails in passing."""
-        until, pause_s = math.inf, 1.0
+        patience = aws.Patience(1.0, 20.0, self._sleep, self._clock)
         while True:
             try:
                 answer = call()
                 self._has_answered = True
                 return answer
             except Exception as error:
-                is_about_credentials = self._has_answered and _is_about_credentials(error)
-                now = self._clock()
-                if not (is_about_credentials or _is_passing(error)) or now >= until:
+                is_about_credentials = self._has_answered and aws.is_about_credentials(error)
+                if not (is_about_credentials or aws.is_passing(error)):
                     raise
-                if until == math.inf:
-                    until = now + (budget_s if self._has_answered or aws.code(error) else min(budget_s, FIRST_BUDGET_S))
-            self._sleep(random.uniform(0.5, 1) * pause_s)
-            pause_s = min(pause_s * 2, 20.0)
+                is_reached = self._has_answered or bool(aws.code(error))
+                told = f"SageMaker, {self._settings.region}: {aws.reason(error)}"
+                if not patience.wait(budget_s if is_reached else min(budget_s, aws.FIRST_BUDGET_S), told):
+                    raise
             if is_about_credentials:
                 self._renew()
 
@@ -357,12 +354,12 @@ class SageMakerBackend:
         where = f"{name}: " if name else ""
         if code in _SIGNATURES and ("expired" in told or "not yet current" in told):
             return ConfigError(f"{where}AWS and this machine differ in their clocks: {told} Set the clock.")
-        if _is_about_credentials(error) or code in _SIGNATURES:
+        if aws.is_about_credentials(error) or code in _SIGNATURES:
             return ConfigError(f"{where}the AWS credentials of this machine are not valid in {region}: {told}")
         if code in ("AccessDeniedException", "AccessDenied"):
             return ConfigError(f"{where}the AWS credentials of this machine lack a right: {told}")
         if not code and not self._has_answered:
-            hint = " Is that the right region?" if _is_passing(error) else ""
+            hint = " Is that the right region?" if aws.is_passing(error) else ""
             return ConfigError(f"{where}AWS cannot be used in {region}: {told}{hint}")
         return BackendError(f"{where}SageMaker refused: {told}")
 
@@ -375,13 +372,3 @@ def _common(handles: Sequence[JobHandle]) -> str:
 
 def _digest(image: str) -> str:
     return image.rpartition("@")[2] if "@sha256:" in image else image
-
-
-def _is_about_credentials(error: Exception) -> bool:
-    code = aws.code(error)
-    return aws.lacks_credentials(error) or "Token" in code or code == "UnrecognizedClientException"
-
-
-def _is_passing(error: Exception) -> bool:
-    """Says whether no answer came, or one that says to try again: the call may have been carried out."""
-    return aws.is_unanswered(error) or aws.status(error) >= 500 or aws.code(error) in _THROTTLED

@@ -122,6 +122,7 @@ def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_n
             vendor.number = rotation + 2
         job.wait()
         reader.join()
+        job.stdout.close()
         assert job.returncode == 0, lines
     assert remote.status()["state"] == "done" and len(remote.metrics()) == 120 * rotations
     away = "until 5 calls were refused" if amount(0, 1) == 0 else "for 600 s"

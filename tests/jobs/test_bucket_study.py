@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from artclf.errors import ConfigError, StorageError
+from artclf.cache import fetched_dataset as dataset_in
+from artclf.errors import ConfigError, Interrupted, StorageError
 from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus
 from artclf.s3 import S3Storage
@@ -557,14 +560,29 @@ def test_a_run_is_removed_whole_whatever_its_keys_look_like(bucket: str, put: Ca
     assert list(study.storage.list(RUN)) == []
 
 
+def test_an_upload_says_how_far_it_is_and_stops_between_files_when_asked(
+    bucket: str, proxy: FaultProxy, tiny_set: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_study, "TOLD_EVERY_S", 0)
+    study, said, checks = looked(bucket), list[str](), itertools.count(1)
+
+    def check() -> None:
+        if next(checks) == 2:
+            raise Interrupted("stopped by SIGINT")
+
+    with pytest.raises(Interrupted):
+        study.share_dataset(tiny_set, said.append, check)
+    assert "manifest.json" not in puts(proxy)
+    assert re.fullmatch(r"\d+ of \d+ MB, [\d.]+ s left", said[1])
+    assert dataset_in(study.share_dataset(tiny_set, said.append)).digest == tiny_set.digest
+
+
 def test_two_submitters_may_share_a_data_set_at_once(bucket: str, tiny_set: Dataset) -> None:
     studies = [looked(bucket) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         uris = set(pool.map(lambda study: study.share_dataset(tiny_set, print), studies))
-    from artclf.cache import fetched_dataset
-
     (uri,) = uris
-    assert fetched_dataset(uri).digest == tiny_set.digest
+    assert dataset_in(uri).digest == tiny_set.digest
 
 
 def test_a_data_set_of_a_bucket_is_used_where_it_lies(bucket: str, proxy: FaultProxy, tiny_set: Dataset) -> None:

@@ -240,3 +240,19 @@ def test_errors_stand_before_warnings_and_notes() -> None:
 
 def test_nothing_at_all_raises_nothing() -> None:
     assert check([], Objective()) == []
+
+
+# -- machines ------------------------------------------------------------------------------------
+
+
+def test_trials_that_paid_for_a_gpu_and_did_not_use_it_are_named() -> None:
+    rented = {"instance": "ml.g4dn.xlarge"}
+    results = [
+        replace(finished("slow"), environment={**rented, "gpus": []}),
+        replace(finished("quick"), environment={**rented, "gpus": ["Tesla T4"]}),
+        replace(finished("own"), environment={"instance": None, "gpus": []}),
+        replace(finished("old"), environment=rented),
+    ]
+    finding = titled(check(results, Objective()), "without the GPU")
+    assert finding.trials == ("slow",) and "1 trial trained" in finding.title
+    assert "ml.g4dn.xlarge" in finding.detail and "tensorflow[and-cuda]" in finding.detail
