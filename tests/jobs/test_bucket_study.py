@@ -27,9 +27,7 @@ from jobs.spec import JobHandle, JobState
 from jobs.submit import run_outcome
 from tests.conftest import Amount, Measured
 from tests.s3_proxy import ACCESS_DENIED, Break, FaultProxy, Meanwhile, Request
-from tests.s3_servers import S3Server, models_parsed_once, moto_server
-
-__all__ = ["models_parsed_once", "moto_server"]
+from tests.s3_servers import S3Server
 
 GRID = """
 study: little

@@ -46,12 +46,10 @@ from tests.fake_aws.server import ACCOUNT, REGION, FakeAws, Lost
 from tests.fake_aws.sts import FakeSts
 from tests.fake_aws.training_job import Durations
 from tests.fake_aws.workloads import EntryPoint, Scripted
-from tests.jobs.test_sagemaker_backend import SETTINGS, SPEC, SPOT_QUOTA, Cloud, bucket, reach, read_grid, submit
 from tests.little_grid import write_grid
 from tests.s3_proxy import FaultProxy
-from tests.s3_servers import S3Server, models_parsed_once, moto_server
-
-__all__ = ["bucket", "models_parsed_once", "moto_server", "reach"]
+from tests.s3_servers import S3Server
+from tests.scripted_cloud import SETTINGS, SPEC, SPOT_QUOTA, Cloud, read_grid, submit
 
 Reach = Callable[[FakeAws], FakeAws]
 
