@@ -433,9 +433,7 @@ def _cost_notes(opened: Opened, steps: list[Step]) -> list[str]:
     hours = grid.resources.max_hours
     notes = [f"{count} jobs of at most {hours:g} h on a {grid.resources.instance}: at most {count * hours:g} h in all"]
     if grid.budget.max_usd is not None:
-        notes.append(
-            f"budget.max_usd ({grid.budget.max_usd:g}) is not watched yet; resources.max_hours is what bounds the cost"
-        )
+        notes.append("budget.max_usd is not watched yet; resources.max_hours bounds the cost")
     return notes
 
 

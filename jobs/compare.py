@@ -52,7 +52,7 @@ def compare_runs(one: RunDir, other: RunDir) -> list[str]:
         **{one.evaluation_json(split): _json for split in ("val", "test")},
         **{one.predictions_csv(split): _lines for split in ("val", "test")},
         one.model: _weights,
-        one.model_json: _json,
+        one.model_json: _model,
     }.items():
         name = path.relative_to(one.path)
         shown = f"{one.path.name}/{name}"
@@ -73,6 +73,15 @@ def _metrics(path: Path) -> Any:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_bytes())
+
+
+def _model(path: Path) -> Any:
+    """Returns model.json without where the first weights lay: another place on another machine, and told by their
+    content in the trial's id."""
+    about = _json(path)
+    with contextlib.suppress(KeyError, TypeError):
+        del about["settings"]["model"]["weights"]
+    return about
 
 
 def _lines(path: Path) -> Any:

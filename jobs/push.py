@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     note(pushed, PUSHED)
     print(f"{pushed.image}\nnoted in {PUSHED}")
     if not tag.endswith(GPU_TAG):
-        print(f"note: this image is for CPUs, also on machines with a GPU. {MAKE_GPU}")
+        print(f"note: this image is for CPUs, also on machines with a GPU\nnote: {MAKE_GPU}")
     return 0
 
 

@@ -26,7 +26,7 @@ PUSHED = Path(".artclf/image.json")
 """Where `make push` records the image that it pushed."""
 GPU_TAG = "-gpu"
 """How the tag of an image ends that holds CUDA's libraries."""
-MAKE_GPU = "One for GPUs: TF_PACKAGE='tensorflow[and-cuda]' make image push"
+MAKE_GPU = "one for GPUs: TF_PACKAGE='tensorflow[and-cuda]' make image push"
 _ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?/.+")
 
 _RANGES = {"warm_pool_minutes": (0, 60), "poll_seconds": (1, 3600)}

@@ -106,9 +106,7 @@ class SageMakerBackend:
         """Returns what a person should know before jobs are started."""
         tag = self._settings.image_tag
         if tag and not tag.endswith(GPU_TAG):
-            return [
-                f"the image {tag[:12]} is for CPUs: machines with a GPU train at the speed of their CPU. {MAKE_GPU}"
-            ]
+            return [f"the image {tag[:12]} is for CPUs, also on machines with a GPU", MAKE_GPU]
         return []
 
     def request(self, spec: JobSpec) -> dict[str, Any]:

@@ -232,6 +232,17 @@ def test_another_prediction_is_found_and_named(studies: tuple[Study, Study]) -> 
     assert difference.startswith(f"{run.path.name}/evaluation/predictions_val.csv ") and "#" in difference
 
 
+@pytest.mark.parametrize(("setting", "is_found"), [("weights", False), ("name", True)])
+def test_where_the_first_weights_lay_is_not_compared_and_all_other_settings_are(
+    studies: tuple[Study, Study], setting: str, is_found: bool
+) -> None:
+    run = studies[1].run(studies[1].trial_ids()[0])
+    about = json.loads(run.model_json.read_text())
+    about["settings"]["model"][setting] = "s3://elsewhere/weights.h5"
+    run.model_json.write_text(json.dumps(about))
+    assert (compare(*studies) != []) == is_found
+
+
 def test_other_weights_are_found(studies: tuple[Study, Study]) -> None:
     run = studies[1].run(studies[1].trial_ids()[0])
     with zipfile.ZipFile(run.model) as file:
