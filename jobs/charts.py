@@ -72,7 +72,7 @@ class _Scale:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Returns about ``count`` round numbers from low to high, both ends covered."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # equal, as far as steps between them can be counted
         margin = max(abs(low) * 0.1, 0.05)
         low, high = low - margin, high + margin
     rough = (high - low) / max(count - 1, 1)

@@ -9,6 +9,7 @@ it to load anything.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def write_report(
     if best is not None:
         findings = [*findings, *_export(study_dir, best, fetch_model)]
     fitting = dataset if dataset is not None and dataset.digest == study.data_digest else None
-    page = build_page(study, results, findings, fitting, f"{study_dir.parent.name}/{study_dir.name}/best")
+    page = build_page(study, results, findings, fitting, shlex.quote(str(study_dir / "best")))
     _write(study_dir / "report.md", render_markdown(page))
     _write(study_dir / "report.html", render_html(page))
     return study_dir / "report.html"

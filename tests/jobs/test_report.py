@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from artclf.evaluate import Prediction
@@ -198,6 +198,11 @@ def test_a_winner_without_a_model_is_reported_and_the_report_still_written(tmp_p
     assert "The winner could not be copied to best/" in markdown(study)
 
 
+def test_the_winner_is_used_from_where_it_lies(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "a folder", [Fake(skill=1)])
+    assert f"python -m artclf.predict '{study}/best' PICTURE.jpg" in markdown(study)
+
+
 def test_unreadable_predictions_are_said(tmp_path: Path) -> None:
     study = make_study(tmp_path, [Fake()])
     next(study.glob("runs/*/evaluation/predictions_test.csv")).write_bytes(b"record\n\xff\n")
@@ -306,6 +311,7 @@ def test_the_interval_holds_the_share_and_stays_within_0_and_1(case: tuple[int, 
     assert case[0] / case[1] - 1e-12 <= high <= 1
 
 
+@example(-1000000.0, -999999.9999999999)
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_ticks_cover_both_ends_in_few_steps(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
