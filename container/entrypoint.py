@@ -27,6 +27,8 @@ from artclf.errors import ArtclfError, ConfigError, Interrupted
 from artclf.interrupt import GRACE_S, STOP_SIGNALS, catch_stop_signals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from artclf.rundir import RunDir, RunStatus
     from container.sagemaker import SageMakerFolders
 
@@ -159,8 +161,6 @@ def give_verdict(run: RunDir, before: RunStatus | None, code: int, trainer: Trai
 def train_in_bucket(run_uri: str, trainer: Trainer) -> int:
     """Trains a run of a bucket, and leaves a reason of failure where SageMaker shows it, if it started us."""
     import logging
-    import tempfile
-    from pathlib import Path
 
     from artclf.s3 import S3Storage
     from container.remote import RemoteRun
@@ -168,10 +168,10 @@ def train_in_bucket(run_uri: str, trainer: Trainer) -> int:
 
     folders = SageMakerFolders.here()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    with _failure_told(folders), tempfile.TemporaryDirectory(prefix="artclf-") as scratch:
+    with _failure_told(folders), _scratch() as scratch:
         remote = RemoteRun(
             S3Storage(run_uri),
-            Path(scratch) / "run",
+            scratch / "run",
             _holder(),
             lost=lambda: trainer.stop("another machine that took the run over"),
         )
@@ -181,6 +181,25 @@ def train_in_bucket(run_uri: str, trainer: Trainer) -> int:
         finally:
             remote.end()
         return _told(folders, run, code)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yields a folder of this machine to work in, which is removed at the end. Raises StorageError."""
+    import tempfile
+    from pathlib import Path
+
+    from artclf.errors import StorageError
+
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="artclf-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StorageError(
+            f"no folder to work in: {error.strerror or error}. Give the container one that can be written, for example "
+            f"with docker run --tmpfs /tmp, or name one in TMPDIR."
+        ) from error
+    with folder as path:
+        yield Path(path)
 
 
 def _holder() -> str:

@@ -275,6 +275,12 @@ def test_a_read_only_root_file_system_with_a_scratch_folder_is_enough(
     assert (base / "model" / "model.keras").exists()
 
 
+def test_without_any_folder_to_work_in_one_line_says_what_to_do(engine: Containers) -> None:
+    code, output = engine.run("--run-uri", "s3://nowhere/runs/x", options=["--read-only"])
+    assert code == 5 and output.startswith("error: no folder to work in: "), output
+    assert output.count("\n") == 1 and "--tmpfs /tmp" in output
+
+
 def test_a_limit_of_memory_is_kept_and_one_that_is_too_small_is_told(
     engine: Containers, tiny_set: Dataset, tmp_path: Path
 ) -> None:
