@@ -11,15 +11,17 @@ WHERE = $(GRID) --backend $(BACKEND) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
 help:
 	@echo "make demo | test | check | bench | soak"
-	@echo "make plan | submit | status | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [ARGS=...]"
+	@echo "make plan | submit | status | stop | report | reap   GRID=grids/x.yaml [ROOT=studies] [BACKEND=...] [ARGS=...]"
+	@echo "    BACKEND=local (default) | sagemaker | sagemaker-local [IMAGE=artclf:latest]"
 	@echo "make logs GRID=grids/x.yaml ARGS=TRIAL"
 	@echo "make drill GRID=grids/x.yaml [ARGS=--faults 8]   rehearse interruptions here"
 	@echo "make rehearse GRID=grids/x.yaml BACKEND=sagemaker    the cloud without an account"
-	@echo "make image | push"
+	@echo "make image | push   [IMAGE=artclf] [BASE_IMAGE=...] [TF_PACKAGE='tensorflow[and-cuda]']"
 
 demo: .venv/ready
 	$(JOBS) submit grids/demo.yaml $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
+plan submit: export ARTCLF_IMAGE := $(or $(ARTCLF_IMAGE),$(IMAGE))
 plan submit status stop report reap logs drill: .venv/ready
 	$(if $(GRID),,$(error which grid? for example: make $@ GRID=grids/demo.yaml))
 	$(JOBS) $@ $(WHERE)

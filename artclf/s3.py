@@ -104,6 +104,7 @@ class S3Storage:
     Args:
         uri: ``s3://bucket/prefix``.
         account: the account that must own the bucket; every call says so, and another's bucket is refused.
+        region: of the bucket, if it is known; else this machine's, and S3 leads to the bucket's.
         budget_s: for how long one call keeps trying from its first failure on, or from its last progress.
         sleep, clock: tests pass their own.
         part_bytes: longer files are sent in parts of that size.
@@ -117,6 +118,7 @@ class S3Storage:
         uri: str,
         *,
         account: str | None = None,
+        region: str | None = None,
         budget_s: float = 900.0,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -126,7 +128,7 @@ class S3Storage:
         self.uri = f"s3://{self.bucket}/{self.prefix}".removesuffix("/")
         self.account, self.budget_s, self.part_bytes = account, budget_s, part_bytes
         self._sleep, self._clock = sleep, clock
-        self._connection = _Connection()
+        self._connection = _Connection(region)
 
     def below(self, key: str) -> S3Storage:
         """Returns the storage of a prefix below this one, over the same connection."""
@@ -558,7 +560,8 @@ class S3Storage:
 class _Connection:
     """A client that can be made anew when its credentials have run out."""
 
-    def __init__(self) -> None:
+    def __init__(self, region: str | None) -> None:
+        self._region = region
         self.is_proven = False
         """Whether a call was answered well: from then on missing credentials are taken for a passing fault."""
         self._session = aws.aws_session()
@@ -578,6 +581,7 @@ class _Connection:
         # Tries are counted here in time, not there; checksums are our own headers, not trailers added by botocore.
         return self._session.client(  # type: ignore[no-any-return]
             "s3",
+            region_name=self._region,
             config=Config(
                 retries={"total_max_attempts": 1, "mode": "standard"},
                 connect_timeout=10,

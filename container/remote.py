@@ -163,7 +163,7 @@ class RemoteRun:
     def _put_what_is_new(self, also_seldom: bool) -> None:
         # Read before the commit is looked for: what they tell of is then committed here at the latest.
         kept = {name: _content(self.run.path / name) for name in ("metrics.jsonl", "status.json")}
-        self._put_generation()
+        has_committed = self._put_generation()
         for name, (content, fingerprint) in kept.items():
             if content and self._uploaded.get(name) != fingerprint:
                 self._storage.write(name, content)
@@ -171,14 +171,15 @@ class RemoteRun:
         self._put_file("environment.json", self.run.environment)
         if also_seldom:
             self._put_file("progress.json", self.run.progress)
+        if also_seldom or has_committed:  # the log tells of each epoch that is committed, whoever goes on with it
             self._put_file("log.txt", self.run.log)
 
-    def _put_generation(self) -> None:
-        """Commits the newest generation to the bucket if it is not there; its files are linked aside before,
-        so that the trainer may remove it meanwhile."""
+    def _put_generation(self) -> bool:
+        """Commits the newest generation to the bucket if it is not there, and says whether; its files are linked
+        aside before, so that the trainer may remove it meanwhile."""
         numbers = [number for number in LocalGenerations(self.run.checkpoints).numbers() if number > self._committed]
         if not numbers:
-            return
+            return False
         source = self.run.checkpoints / f"gen-{numbers[-1]:06d}"
         aside = self.run.path.with_name(f"{self.run.path.name}-upload")
         shutil.rmtree(aside, ignore_errors=True)
@@ -187,11 +188,12 @@ class RemoteRun:
             for file in source.iterdir():
                 os.link(file, aside / file.name)
         except FileNotFoundError:  # removed in this moment: there is a newer one
-            return
-        if (aside / MANIFEST).exists():
+            return False
+        if is_whole := (aside / MANIFEST).exists():
             self._generations.put(numbers[-1], aside)
             self._committed = numbers[-1]
         shutil.rmtree(aside)
+        return is_whole
 
     def _put_file(self, key: str, path: Path) -> None:
         if not path.is_file():

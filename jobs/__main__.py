@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from artclf.command_line import positive, run_command
 from artclf.errors import ConfigError, Interrupted, StorageError
+from jobs.cells import counted
 
 if TYPE_CHECKING:
     from artclf.records import Dataset
@@ -148,6 +149,8 @@ def _look(study: Study) -> None:
 def plan_command(arguments: argparse.Namespace) -> int:
     """Shows what a submit would do; touches nothing but the data set's cache."""
     opened = open_all(arguments)
+    if opened.backend.is_remote:
+        opened.backend.check()
     steps = _steps(opened)
     if arguments.json:
         requests = _requests(opened, steps) if arguments.requests else None
@@ -181,7 +184,8 @@ def submit_command(arguments: argparse.Namespace) -> int:
         work = [step for step in steps if step.action != "skip"]
         _requests(opened, steps)  # refuses what could never be started, before anybody is asked
         if opened.backend.is_remote and any(step.launches for step in work):
-            _ask(f"Start {sum(step.launches for step in work)} jobs on {opened.backend.name}?", yes=arguments.yes)
+            jobs = counted(sum(step.launches for step in work), "job")
+            _ask(f"Start {jobs} on {opened.backend.name}?", yes=arguments.yes)
         data = study.share_dataset(opened.dataset, _say_at_once, stop.check)
         study.record(grid, data, opened.dataset.digest, opened.expansion)
         if work:
@@ -193,7 +197,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
         else:
             print(f"Nothing to start: all {len(steps)} trials have ended.")
         if work or not _report_is_current(study):
-            _write_report(study, opened.dataset)
+            _write_report(study, opened.dataset, _again(arguments))
     return _submit_verdict(opened, stop.reason)
 
 
@@ -220,7 +224,7 @@ def logs_command(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"expected one trial, received {len(arguments.trials)}: {' '.join(arguments.trials)}.")
     trial_id = submitted.find(*arguments.trials or [""])
     run, job = submitted.study.run(trial_id), submitted.study.last_jobs().get(trial_id)
-    if job is None:
+    if job is None or (submitted.backend.is_remote and not job.remote_id):
         print(f"{trial_id}: not started yet; there is no log.", file=sys.stderr)
         return 0
     place = 0
@@ -238,9 +242,9 @@ def logs_command(arguments: argparse.Namespace) -> int:
         submitted.study.refresh()
     status = _readable(run.read_status)
     if place == 0 or (status is not None and status.state == "failed"):
-        print("-- what its last job printed:")
-        for line in submitted.backend.logs(job):
-            print(line)
+        print(f"-- what its {'job has printed so far' if running else 'last job printed'}:")
+        printed = list(submitted.backend.logs(job))
+        print("\n".join(printed) if printed else "(nothing)")
     return 0
 
 
@@ -264,14 +268,14 @@ def stop_command(arguments: argparse.Namespace) -> int:
     else:
         for trial_id in running:
             submitted.backend.stop(jobs[trial_id])
-    trials = "1 running trial" if len(running) == 1 else f"{len(running)} running trials"
-    print(f"Asked {trials} to save and end; waiting for them.", flush=True)
+    print(f"Asked {counted(len(running), 'running trial')} to save and end; waiting for them.", flush=True)
     while submitted.running(running):
         time.sleep(submitted.backend.poll_s)
     study.refresh()
     for trial_id in running:
         status = _readable(study.run(trial_id).read_status)
-        print(f"{trial_id}: {status.state if status else 'not begun'}, {status.epoch if status else 0} epochs saved")
+        saved = counted(status.epoch if status else 0, "epoch")
+        print(f"{trial_id}: {status.state if status else 'not begun'}, {saved} saved")
     print(f"Go on with: {_again(arguments)}")
     return 0
 
@@ -279,16 +283,28 @@ def stop_command(arguments: argparse.Namespace) -> int:
 def report_command(arguments: argparse.Namespace) -> int:
     """Gathers what is there and writes results.csv, report.md, report.html and best/."""
     submitted = open_submitted(arguments)
-    _write_report(submitted.study, _dataset_of(submitted))
+    if _has_changed(arguments, submitted):
+        print(f"note: {arguments.grid} has changed since; this is a report of the grid as it was last submitted")
+    _write_report(submitted.study, _dataset_of(submitted), _again(arguments))
     print(f"Report: {_shown_path(submitted.study.path / 'report.html')}")
     return 0
 
 
-def _write_report(study: Study, dataset: Dataset | None) -> None:
+def _has_changed(arguments: argparse.Namespace, submitted: Submitted) -> bool:
+    """Says whether a grid file now names other trials than when it was submitted; one that cannot be read does not."""
+    from jobs.grid import expand, load_grid
+
+    with contextlib.suppress(ConfigError):
+        now = expand(load_grid(Path(arguments.grid)), submitted.content["data_digest"]).trials
+        return {trial.trial_id for trial in now} != set(submitted.trials)
+    return False
+
+
+def _write_report(study: Study, dataset: Dataset | None, again: str) -> None:
     """Writes the report on this machine, and puts it to where the study is kept."""
     from jobs.report import WRITTEN, write_report
 
-    write_report(study.path, dataset, study.fetch_model)
+    write_report(study.path, dataset, study.fetch_model, again)
     study.publish(WRITTEN)
 
 
@@ -394,7 +410,7 @@ def _submit_verdict(opened: Opened, stop_reason: str) -> int:
 
     states = Counter(result.state for result in opened.outcomes.values())
     left = len(opened.trials) - states["done"] - states["diverged"]
-    print(f"Report: {_shown_path(opened.study.path / 'report.html')}")
+    print(f"{_winner(opened.study)}Report: {_shown_path(opened.study.path / 'report.html')}")
     if stop_reason and left:
         what = "running jobs go on" if jobs_go_on(opened.backend, stop_reason) else "what ran is saved"
         raise Interrupted(f"stopped; {what}. Run the same submit again and it goes on.")
@@ -405,24 +421,38 @@ def _submit_verdict(opened: Opened, stop_reason: str) -> int:
     return 1 if left or states["diverged"] else 0
 
 
+def _winner(study: Study) -> str:
+    """Returns a line about the best trial so far, or nothing."""
+    from jobs.gather import gather, read_study, winner
+
+    objective = read_study(study.path).objective
+    best = winner(gather(study.path), objective)
+    if best is None:
+        return ""
+    scores = {objective.metric: best.metrics[objective.metric], "test_accuracy": best.metrics.get("test_accuracy")}
+    told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
+    return f"Best: {best.trial_id}  {best.label}  {told}\n"
+
+
 def _print_plan(opened: Opened, steps: list[Step]) -> None:
     from jobs.display import table
 
     grid, dataset = opened.grid, opened.dataset
     counts = dataset.manifest["counts"]
     print(
-        f"study {grid.study}: {len(steps)} trials on {counts['used']:,} pictures of "
+        f"study {grid.study}: {counted(len(steps), 'trial')} on {counts['used']:,} pictures of "
         f"{len(dataset.classes)} classes, backend {opened.backend.name}"
     )
     for note in [*opened.expansion.notes, *opened.backend.notes(), *_cost_notes(opened, steps)]:
         print(f"note: {note}")
-    print(table(["trial", "does", "settings"], [[s.trial.trial_id, _does(s), _label(s.trial)] for s in steps]))
+    print(table(["trial", "does", "settings"], [[s.trial.trial_id, _does(s), s.trial.label] for s in steps]))
     for step in steps:
         if step.action in ("continue", "retry") or step.word == "diverged":
             print(f"{step.trial.trial_id} {step.why}")
     others = set(opened.study.trial_ids()) - {trial.trial_id for trial in opened.trials}
     if others:
-        print(f"{len(others)} runs of earlier grids are kept and not part of this one.")
+        are = "run of an earlier grid is" if len(others) == 1 else "runs of earlier grids are"
+        print(f"{len(others)} {are} kept and not part of this one.")
 
 
 def _cost_notes(opened: Opened, steps: list[Step]) -> list[str]:
@@ -430,15 +460,15 @@ def _cost_notes(opened: Opened, steps: list[Step]) -> list[str]:
     grid, count = opened.grid, sum(step.launches for step in steps)
     if not opened.backend.is_remote or not count:
         return []
-    hours = grid.resources.max_hours
-    notes = [f"{count} jobs of at most {hours:g} h on a {grid.resources.instance}: at most {count * hours:g} h in all"]
+    asked, hours = grid.resources, grid.resources.max_hours
+    jobs = counted(count, "spot job" if asked.spot else "on-demand job")
+    notes = [
+        f"{jobs} on {asked.instance}, {asked.max_parallel} at a time, {hours:g} h each at most: "
+        f"{count * hours:g} h in all"
+    ]
     if grid.budget.max_usd is not None:
         notes.append("budget.max_usd is not watched yet; resources.max_hours bounds the cost")
     return notes
-
-
-def _label(trial: Trial) -> str:
-    return trial.label or "(nothing varies)"
 
 
 def _does(step: Step) -> str:
@@ -508,7 +538,7 @@ def _print_status(opened: Opened) -> None:
                 f"{len(metrics)}/{trial.config.total_epochs()}",
                 "" if best is None else f"{best:.4f}",
                 "" if left is None else duration(left),
-                _label(trial),
+                trial.label,
             ]
         )
     states = Counter(result.state for result in opened.outcomes.values())
@@ -631,8 +661,10 @@ def _add_own_arguments(name: str, command: argparse.ArgumentParser) -> None:
     if name == "submit":
         command.add_argument("--dry-run", action="store_true", help="the same as plan")
         command.add_argument("--max-parallel", type=positive, metavar="N", help="instead of the grid's max_parallel")
-    if name in ("submit", "reap"):
+    if name == "submit":
         command.add_argument("--yes", action="store_true", help="ask no question")
+    if name == "reap":
+        command.add_argument("--yes", action="store_true", help="remove what is listed")
     if name == "status":
         command.add_argument("--watch", action="store_true", help="show again until all have ended")
     if name == "logs":

@@ -60,7 +60,7 @@ class BucketStudy(Study):
             account: that must own the bucket.
             region: that its jobs run in.
         """
-        storage = S3Storage(root, account=account)
+        storage = S3Storage(root, account=account, region=region)
         self._region = region
         super().__init__(COPIES / storage.bucket / storage.prefix, name)
         self.shared = storage.below(".shared")

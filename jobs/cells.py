@@ -70,6 +70,11 @@ def parameters(value: int | None) -> Cell:
     )
 
 
+def counted(count: int, thing: str) -> str:
+    """Returns a number of things as people say it: ``1 trial``, ``12 trials``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Returns a time as people say it: ``45 s``, ``3 min 20 s``, ``41 min``, ``2 h 05 min``."""
     rounded = round(seconds)

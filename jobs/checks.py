@@ -249,14 +249,18 @@ def _pooled_spread(groups: Sequence[SeedGroup], metric: str) -> float:
 
 
 def _gpus_without_work(facts: _Facts) -> Iterator[Finding]:
-    paid = [r for r in facts.done if r.environment.get("instance") and r.environment.get("gpus") == []]
+    paid = [
+        r
+        for r in facts.done
+        if r.environment.get("instance") and r.environment.get("driver") and r.environment.get("gpus") == []
+    ]
     if paid:
         machines = ", ".join(sorted({str(r.environment["instance"]) for r in paid}))
         yield Finding(
             "warning",
             f"{_count(paid, 'trial', 'trials')} trained without the GPU of a machine that has one",
             f"{_names(paid)}: on {machines} TensorFlow found no GPU. The image is probably the one for CPUs; build "
-            "the other with TF_PACKAGE='tensorflow[and-cuda]' make image push. (A rehearsal has none to find.)",
+            "the other with TF_PACKAGE='tensorflow[and-cuda]' make image push.",
             _ids(paid),
         )
 

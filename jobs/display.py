@@ -55,6 +55,7 @@ class LineWatcher:
         self._study, self._total, self._ended = study, total, 0
         self._unfinished = 0.0
         self._stopping = False
+        self._waited_for = ""
 
     def started(self, trial: Trial, step: Step) -> None:
         """Says that a trial began."""
@@ -74,7 +75,9 @@ class LineWatcher:
 
     def holding(self, why: str, hold_s: float) -> None:
         """Says that nothing can be started now, and why."""
-        self.say(f"waiting, the next try in {duration(hold_s)}: {why}")
+        what = why if why != self._waited_for else "as before"
+        self._waited_for = why
+        self.say(f"waiting, the next try in {duration(hold_s)}: {what}")
 
     def stopping(self, running: Sequence[Trial], *, go_on: bool) -> None:
         """Says that a stop was asked for."""
@@ -118,6 +121,8 @@ class BarWatcher(LineWatcher):
 
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(OSError):
+            if self._ended == self._total:
+                self._bars.update(self._grid, completed=self._total, note="")
             self._bars.stop()
 
     def say(self, text: str) -> None:

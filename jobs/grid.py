@@ -69,6 +69,9 @@ METRICS: dict[str, Literal["max", "min"]] = {
 }
 """What a winner can be chosen by, and which way it is better."""
 
+NOTHING_VARIES = "(nothing varies)"
+"""The label of a grid's only trial."""
+
 _STUDY = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _KAGGLE = re.compile(r"kaggle:[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -345,7 +348,8 @@ def _labels(params: dict[str, dict[str, Any]], varying: tuple[str, ...]) -> dict
     }
     taken = list(labels.values())
     return {
-        trial_id: label if taken.count(label) == 1 else f"{label} #{trial_id}" for trial_id, label in labels.items()
+        trial_id: (label or NOTHING_VARIES) if taken.count(label) == 1 else f"{label} #{trial_id}"
+        for trial_id, label in labels.items()
     }
 
 

@@ -140,6 +140,7 @@ class Page:
     data: DataCard
     unfinished: Table | None
     predict: str
+    again: str
 
 
 def build_page(
@@ -148,6 +149,7 @@ def build_page(
     findings: Sequence[Finding],
     dataset: Dataset | None = None,
     best_folder: str = "best",
+    again: str = "",
 ) -> Page:
     """Returns what the report says about these results."""
     order = ranked(results, study.objective)
@@ -183,6 +185,7 @@ def build_page(
         data=_data_card(dataset, best),
         unfinished=_unfinished(results),
         predict=f".venv/bin/python -m artclf.predict {best_folder} PICTURE.jpg",
+        again=again or f"make submit GRID={study.grid}",
     )
 
 
@@ -618,7 +621,12 @@ def _cost_chart(order: Sequence[RunResult], study: StudyInfo, front: Sequence[in
 def _cost_sentence(order: Sequence[RunResult]) -> str:
     spent, seconds = sum(r.cost_usd or 0 for r in order), sum(r.seconds or 0 for r in order)
     total = f"The finished trials took {duration(seconds)} together"
-    return f"{total} and cost ${spent:,.2f}." if spent else f"{total}; on one's own machine that costs nothing."
+    if spent:
+        return f"{total} and cost ${spent:,.2f}."
+    rented = sorted({r.instance for r in order if r.instance})
+    if rented:
+        return f"{total}, on {', '.join(rented)}; what an hour of it costs is not known here."
+    return f"{total}; on one's own machine that costs nothing."
 
 
 def _front_table(order: Sequence[RunResult], study: StudyInfo, front: Sequence[int]) -> Table:

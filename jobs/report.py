@@ -30,7 +30,10 @@ WRITTEN = ("results.csv", "report.md", "report.html", "best")
 
 
 def write_report(
-    study_dir: Path, dataset: Dataset | None = None, fetch_model: Callable[[str], None] = lambda trial_id: None
+    study_dir: Path,
+    dataset: Dataset | None = None,
+    fetch_model: Callable[[str], None] = lambda trial_id: None,
+    again: str = "",
 ) -> Path:
     """Writes results.csv, best/, report.md and report.html of a study, and returns the last one's path.
 
@@ -38,6 +41,7 @@ def write_report(
         study_dir: the study's folder; every state of its trials will do, none need be finished.
         dataset: the data set it was trained on, for thumbnails and counts; without it there are names only.
         fetch_model: brings a trial's model to its run directory, where the study is kept elsewhere.
+        again: the command that submits the study again; ``make submit GRID=…`` where nothing is said.
 
     Raises:
         ConfigError: if there is no study in the folder.
@@ -50,7 +54,7 @@ def write_report(
     if best is not None:
         findings = [*findings, *_export(study_dir, best, fetch_model)]
     fitting = dataset if dataset is not None and dataset.digest == study.data_digest else None
-    page = build_page(study, results, findings, fitting, shlex.quote(str(study_dir / "best")))
+    page = build_page(study, results, findings, fitting, shlex.quote(str(study_dir / "best")), again)
     _write(study_dir / "report.md", render_markdown(page))
     _write(study_dir / "report.html", render_html(page))
     return study_dir / "report.html"

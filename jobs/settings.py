@@ -27,7 +27,6 @@ PUSHED = Path(".artclf/image.json")
 GPU_TAG = "-gpu"
 """How the tag of an image ends that holds CUDA's libraries."""
 MAKE_GPU = "one for GPUs: TF_PACKAGE='tensorflow[and-cuda]' make image push"
-_ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?/.+")
 
 _RANGES = {"warm_pool_minutes": (0, 60), "poll_seconds": (1, 3600)}
 _FORMS = {
@@ -36,7 +35,10 @@ _FORMS = {
     "account": (r"[0-9]{12}", "an account's 12 digits, in quotes"),
     # Lengths and forms of CreateTrainingJob (SageMaker API reference, RoleArn and TrainingImage).
     "role_arn": (r"(?=.{20,2048}$)arn:aws[a-z\-]*:iam::[0-9]{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+", "the ARN of a role"),
-    "image": (r"[\x21-\x7e]{1,255}", "an image, at best by digest: …@sha256:…"),
+    "image": (
+        r"(?=.{1,255}$)[0-9]{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[\x21-\x7e]+",
+        "an image in ECR, such as 123456789012.dkr.ecr.us-east-1.amazonaws.com/artclf@sha256:…",
+    ),
     "root": (r"s3://.+", "s3://BUCKET/PREFIX"),
 }
 
@@ -85,12 +87,19 @@ def load_cloud_settings() -> CloudSettings:
         ) from error
     values: dict[str, Any] = {**({"image": pushed["image"]} if pushed else {}), **content}
     if missing := [name for name in ("bucket", "region", "role_arn", "image") if name not in values]:
-        raise ConfigError(f"{path}: expected {', '.join(missing)} too.")
-    registry = _ECR.fullmatch(values["image"])
-    if registry and registry[1] != values["region"]:
+        hint = " make push records the image." if "image" in missing else ""
+        raise ConfigError(f"{path}: expected {', '.join(missing)} too.{hint}")
+    image_region = values["image"].split(".")[3]
+    if image_region != values["region"]:
         raise ConfigError(
-            f"{path}: the image is in {registry[1]}, the jobs would run in {values['region']}, which SageMaker "
+            f"{path}: the image is in {image_region}, the jobs would run in {values['region']}, which SageMaker "
             f"refuses. Push it to {values['region']}, or mend region."
+        )
+    role_account = values["role_arn"].split(":")[4]
+    if role_account != values.get("account", role_account):
+        raise ConfigError(
+            f"{path}: role_arn is of the account {role_account}, account says {values['account']}. A job's role must "
+            f"be of its account."
         )
     is_pushed = bool(pushed) and values["image"] == pushed["image"]
     return CloudSettings(**values, image_tag=pushed["tag"] if is_pushed else "")

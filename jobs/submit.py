@@ -257,7 +257,7 @@ class Submission:
                     self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
                     continue
                 is_failure = status.state is JobState.FAILED or result.state in ("failed", "missing")
-                if is_failure and result.reason and status.word:
+                if is_failure and result.reason and status.word and status.word not in result.reason:
                     result = replace(result, reason=f"{result.reason} ({status.word})")
             self._ended[trial.trial_id] = result
             self._watcher.ended(trial, result)

@@ -104,10 +104,15 @@ class SageMakerBackend:
 
     def notes(self) -> list[str]:
         """Returns what a person should know before jobs are started."""
-        tag = self._settings.image_tag
+        settings, tag = self._settings, self._settings.image_tag
+        name, _, digest = settings.image.rpartition("/")[2].partition("@sha256:")
+        notes = [
+            f"{settings.region}, {f'account {settings.account}' if settings.account else 'no account is named'}, "
+            f"image {f'{name}@sha256:{digest[:12]}' if digest else name}"
+        ]
         if tag and not tag.endswith(GPU_TAG):
-            return [f"the image {tag[:12]} is for CPUs, also on machines with a GPU", MAKE_GPU]
-        return []
+            notes += [f"the image {tag[:12]} is for CPUs, also on machines with a GPU", MAKE_GPU]
+        return notes
 
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns the CreateTrainingJob request.
@@ -282,7 +287,8 @@ class SageMakerBackend:
             streams = self._call(
                 lambda: client.describe_log_streams(
                     logGroupName=LOG_GROUP, logStreamNamePrefix=f"{handle.name}/", orderBy="LogStreamName"
-                )
+                ),
+                aws.FIRST_BUDGET_S,  # somebody waits, and nothing depends on it
             )["logStreams"]
         except BackendError:  # no group or no stream before the first line
             return
@@ -310,10 +316,10 @@ class SageMakerBackend:
             self._clients[service] = aws.aws_session().client(service, region_name=self._settings.region, config=config)
         return self._clients[service]
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def _call(self, call: Callable[[], Any], budget_s: float = READ_BUDGET_S) -> Any:
         """Makes a call that can be repeated. Raises what a person should read if it fails for good."""
         try:
-            return self._tried(call, READ_BUDGET_S)
+            return self._tried(call, budget_s)
         except Exception as error:
             raise self._refusal("", error) from error
 
@@ -330,7 +336,7 @@ class SageMakerBackend:
                 if not (is_about_credentials or aws.is_passing(error)):
                     raise
                 is_reached = self._has_answered or bool(aws.code(error))
-                told = f"SageMaker, {self._settings.region}: {aws.reason(error)}"
+                told = f"AWS, {self._settings.region}: {aws.reason(error)}"
                 if not patience.wait(budget_s if is_reached else min(budget_s, aws.FIRST_BUDGET_S), told):
                     raise
             if is_about_credentials:

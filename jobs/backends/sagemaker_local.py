@@ -99,6 +99,21 @@ class SageMakerLocalBackend(LocalBackend):
             )
         self._checked = True
 
+    def notes(self) -> list[str]:
+        """Returns what a person should know before jobs are started: which image, and whether it is of other code."""
+        if shutil.which("docker") is None:
+            return []
+        label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+        built = docker("image", "inspect", "--format", label, self._image).stdout.strip()
+        git = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
+        here = ""
+        if shutil.which("git"):
+            here = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+        notes = [f"image {self._image}" + (f", of commit {built[:12]}" if built else "")]
+        if built and here and built != here:
+            notes.append(f"this checkout is at {here[:12]}; make image makes its image")
+        return notes
+
     def request(self, spec: JobSpec) -> dict[str, Any]:
         """Returns the command line of the process that calls the SDK; what it asks of it depends on the run."""
         command = [sys.executable, "-m", "jobs.backends.sagemaker_local", "--run-dir", spec.run_uri]

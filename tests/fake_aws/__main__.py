@@ -19,7 +19,9 @@ from pathlib import Path
 import boto3
 from moto.server import ThreadedMotoServer
 
+from jobs.bucket_study import COPIES
 from tests.fake_aws.clock import ScaledClock
+from tests.fake_aws.logs import FakeLogs
 from tests.fake_aws.sagemaker import FakeSageMaker
 from tests.fake_aws.server import ACCOUNT, REGION, FakeAws
 from tests.fake_aws.sts import FakeSts
@@ -84,7 +86,7 @@ def cloud(
         interrupt_when=loses_machine if interruptions else None,
     )
     try:
-        with FakeAws(service, FakeSts(), clock=ScaledClock()) as aws:
+        with FakeAws(service, FakeLogs(), FakeSts(), clock=ScaledClock()) as aws:
             yield service, {**reaches, **aws.environment(), "ARTCLF_CLOUD": str(folder / "cloud.yaml")}
     finally:
         s3.stop()
@@ -94,7 +96,7 @@ def main() -> int:
     """Rehearses one grid and returns the exit code of its submit."""
     parser = argparse.ArgumentParser(prog="make rehearse", description="Submit a grid to a stand-in for the cloud.")
     parser.add_argument("grid")
-    parser.add_argument("--backend", default="sagemaker")
+    parser.add_argument("--backend", default="sagemaker", choices=["sagemaker"])
     parser.add_argument(
         "--interruptions", type=int, default=2, metavar="N", help="how often each job loses its machine"
     )
@@ -107,6 +109,7 @@ def main() -> int:
         code = subprocess.run(command, cwd=PROJECT, env={**os.environ, **environment}, check=False).returncode
         for job in service.history:
             print(f"{job.name}  {job.status}  on {job.starts} machines, one after the other")
+        print(f"The rehearsal is over and its cloud is gone; what it left is below {COPIES / BUCKET}.")
     return code
 
 

@@ -246,12 +246,13 @@ def test_nothing_at_all_raises_nothing() -> None:
 
 
 def test_trials_that_paid_for_a_gpu_and_did_not_use_it_are_named() -> None:
-    rented = {"instance": "ml.g4dn.xlarge"}
+    rented = {"instance": "ml.g4dn.xlarge", "driver": "550.163"}
     results = [
         replace(finished("slow"), environment={**rented, "gpus": []}),
         replace(finished("quick"), environment={**rented, "gpus": ["Tesla T4"]}),
         replace(finished("own"), environment={"instance": None, "gpus": []}),
         replace(finished("old"), environment=rented),
+        replace(finished("rehearsed"), environment={"instance": "ml.g4dn.xlarge", "driver": None, "gpus": []}),
     ]
     finding = titled(check(results, Objective()), "without the GPU")
     assert finding.trials == ("slow",) and "1 trial trained" in finding.title

@@ -63,10 +63,10 @@ def values(expansion: Expansion, *names: str) -> list[tuple[Any, ...]]:
 # -- what a grid means ----------------------------------------------------------------------------
 
 
-def test_a_grid_of_nothing_but_a_base_is_one_trial_without_a_label(expanded: Any) -> None:
+def test_a_grid_of_nothing_but_a_base_is_one_trial_whose_label_says_so(expanded: Any) -> None:
     expansion = expanded("base: {model.dropout: 0.3}\n")
     assert values(expansion, "model.dropout") == [(0.3,)]
-    assert [(trial.label, trial.params) for trial in expansion.trials] == [("", {})]
+    assert [(trial.label, trial.params) for trial in expansion.trials] == [("(nothing varies)", {})]
     assert expansion.varying == ()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artclf.errors import ConfigError
-from jobs.settings import CloudSettings, load_cloud_settings
+from jobs.settings import CloudSettings, load_cloud_settings, named_place
 
 RIGHT = {
     "bucket": "my-art",
@@ -133,11 +133,33 @@ def test_a_folder_or_bytes_in_its_place_are_told(tmp_path: Path, monkeypatch: py
 
 def test_the_image_that_was_pushed_is_used_unless_the_file_names_one() -> None:
     Path(".artclf").mkdir()
-    Path(".artclf/image.json").write_text(json.dumps({"image": "pushed@sha256:1"}))
+    pushed = "123456789012.dkr.ecr.us-east-1.amazonaws.com/artclf@sha256:1"
+    Path(".artclf/image.json").write_text(json.dumps({"image": pushed, "tag": "abc-gpu"}))
     written(image=None)
-    assert load_cloud_settings().image == "pushed@sha256:1"
+    settings = load_cloud_settings()
+    assert (settings.image, settings.image_tag) == (pushed, "abc-gpu")
     written()
-    assert load_cloud_settings().image == RIGHT["image"]
+    settings = load_cloud_settings()
+    assert (settings.image, settings.image_tag) == (RIGHT["image"], "")
+
+
+def test_an_image_of_another_region_is_refused() -> None:
+    written(region="eu-west-1")
+    assert "the image is in us-east-1, the jobs would run in eu-west-1, which SageMaker refuses" in refusal()
+
+
+def test_a_role_of_another_account_is_refused() -> None:
+    written(role_arn="arn:aws:iam::999999999999:role/artclf")
+    assert "role_arn is of the account 999999999999, account says 123456789012" in refusal()
+
+
+def test_what_a_push_needs_to_know_is_told_of_a_file_that_is_not_whole_yet() -> None:
+    assert named_place() == (None, None)
+    written(image=None, role_arn=None, bucket=None)
+    assert named_place() == ("us-east-1", "123456789012")
+    written(regoin="us-east-1")
+    with pytest.raises(ConfigError, match="Did you mean region"):
+        named_place()
 
 
 @pytest.mark.parametrize("record", ["", "[]", "[" * 100_000, '{"image": 7}', '{"image": "a b"}', '{"other": 1}'])
