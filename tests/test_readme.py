@@ -18,9 +18,9 @@ LINES = [line.split(" #")[0].split("   #")[0].strip() for block in re.findall(r"
          for line in block.splitlines()]  # fmt: skip
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+@pytest.mark.parametrize("line", [line for line in LINES if re.match(r"(\w+=\S+ )*make ", line)])
 def test_every_make_line_names_a_target_and_a_grid_that_exist(line: str) -> None:
-    answer = subprocess.run([*shlex.split(line), "-n"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    answer = subprocess.run(["env", *shlex.split(line), "-n"], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     for grid in re.findall(r"GRID=(\S+)", line):
         assert (PROJECT / grid).is_file()
@@ -50,10 +50,22 @@ def test_the_python_lines_run_one_after_the_other(tiny_pictures: Path, tmp_path:
 def test_the_grid_in_the_readme_is_a_grid(tmp_path: Path) -> None:
     from jobs.grid import expand, load_grid
 
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    _, text = re.findall(r"```yaml\n(.*?)```", README, re.S)
     assert yaml.safe_load(text)["study"] == "artists"
     (tmp_path / "artists.yaml").write_text(text)
     assert len(expand(load_grid(tmp_path / "artists.yaml"), "digest").trials) == 6
+
+
+def test_the_cloud_yaml_in_the_readme_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.grid import Resources
+    from jobs.settings import load_cloud_settings
+
+    text, _ = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    (tmp_path / "cloud.yaml").write_text(text.replace("# image:", "image:").replace("…    unless", "0  # unless"))
+    monkeypatch.setenv("ARTCLF_CLOUD", str(tmp_path / "cloud.yaml"))
+    assert load_cloud_settings().region == "eu-central-1"
+    (told,) = re.findall(r"resources: (\{.*?\})` \(these are the defaults\)", README)
+    assert Resources(**yaml.safe_load(told)) == Resources()
 
 
 def test_every_path_the_readme_names_is_there() -> None:

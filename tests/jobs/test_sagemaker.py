@@ -576,8 +576,8 @@ CLOUD = """
 bucket: {bucket}
 region: {region}
 account: "{account}"
-role_arn: arn:aws:iam::123456789012:role/artclf
-image: 123456789012.dkr.ecr.us-east-1.amazonaws.com/artclf@sha256:0
+role_arn: arn:aws:iam::{account}:role/artclf
+image: 123456789012.dkr.ecr.{region}.amazonaws.com/artclf@sha256:0
 poll_seconds: 1
 """
 
@@ -687,8 +687,9 @@ def test_c03_credentials_of_another_account_start_and_write_nothing(bucket: str,
     with account(FakeSageMaker(Scripted())) as aws:
         here = laptop(aws)
         here.settings(bucket, account="999999999999")
-        said = here.refused("submit", "--yes")
-        assert "of the account 123456789012, cloud.yaml expects 999999999999" in said
+        for command in (["submit", "--yes"], ["plan"]):
+            said = here.refused(*command)
+            assert "of the account 123456789012, cloud.yaml expects 999999999999" in said
         assert creates(aws) == [] and here.wrote == []
 
 
@@ -696,7 +697,7 @@ def test_c03_another_region_starts_and_writes_nothing(bucket: str, laptop: Open)
     with account(FakeSageMaker(Scripted())) as aws:
         here = laptop(aws)
         here.settings(bucket, region="eu-west-1")
-        assert "eu-west-1" in here.refused("submit", "--yes")
+        assert "the bucket is in us-east-1, the jobs would run in eu-west-1" in here.refused("submit", "--yes")
         assert creates(aws) == [] and here.wrote == []
 
 
