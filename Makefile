@@ -34,7 +34,7 @@ rehearse: .venv/ready
 test: .venv/ready
 	tests/packages.sh
 	tests/docker.sh
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 3 --dist worksteal $(ARGS)
 # The long forms of the fault tests: of a run on this machine, then of runs and studies in a bucket.
 soak: soak-local soak-cloud
 soak-local soak-cloud: .venv/ready

@@ -697,7 +697,9 @@ def test_c03_another_region_starts_and_writes_nothing(bucket: str, laptop: Open)
     with account(FakeSageMaker(Scripted())) as aws:
         here = laptop(aws)
         here.settings(bucket, region="eu-west-1")
-        assert "the bucket is in us-east-1, the jobs would run in eu-west-1" in here.refused("submit", "--yes")
+        assert "not valid in eu-west-1: Credential should be scoped to a valid region" in here.refused(
+            "submit", "--yes"
+        )
         assert creates(aws) == [] and here.wrote == []
 
 
