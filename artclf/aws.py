@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ FIRST_BUDGET_S = 20.0
 TOLD_AFTER_S = 30.0
 """After so long in vain it is said what is waited for."""
 NOT_IMPLEMENTED = 501  # of look-alikes: what is not there does not come by waiting
+_ODD_HEADER = "Invalid header value"  # of http.client; the value, a token, follows
 _CREDENTIALS = (
     "ExpiredToken",
     "ExpiredTokenException",
@@ -62,9 +64,27 @@ def aws_session() -> Any:
             )
         if not session.region_name:  # S3 finds the bucket's region by itself
             session = boto3.session.Session(region_name=named_region() or "us-east-1")
-    except botocore.exceptions.BotoCoreError as error:
-        raise ConfigError(f"the AWS settings of this machine cannot be used: {reason(error)}.") from error
+    except (*_UNUSABLE, botocore.exceptions.BotoCoreError) as error:
+        raise _unusable(error) from error
     return session
+
+
+def client(session: Any, service: str, **options: Any) -> Any:
+    """Returns a client of a service. Raises ConfigError if this machine's settings allow none."""
+    import botocore.exceptions
+
+    try:
+        return session.client(service, **options)
+    except (*_UNUSABLE, botocore.exceptions.BotoCoreError) as error:
+        raise _unusable(error) from error
+
+
+_UNUSABLE = (ValueError, AttributeError, TypeError, KeyError, OSError)
+"""What botocore raises besides its own errors where settings or a program that gives credentials are odd."""
+
+
+def _unusable(error: Exception) -> ConfigError:
+    return ConfigError(f"the AWS settings of this machine cannot be used: {reason(error)}.")
 
 
 def named_region() -> str | None:
@@ -95,7 +115,18 @@ def message(error: Exception) -> str:
     """Returns what went wrong in one line. What follows the first may quote our request, with its session token."""
     told = response(error).get("Error", {})
     lines = str(told.get("Message") or error).strip().splitlines()
-    return printable(" ".join(lines[0].split()))[:400] if lines else type(error).__name__
+    return printable(_without_secrets(" ".join(lines[0].split())))[:400] if lines else type(error).__name__
+
+
+def _without_secrets(text: str) -> str:
+    """Returns a text without what may be secret in it: an odd header, a program's own words, logins in URLs."""
+    text = re.sub(rf"({_ODD_HEADER}).*", r"\1 (a line break in a credential?)", text)
+    text = re.sub(r"(custom-process).*", r"\1", text)
+    text = re.sub(r"://[^/@\s]*@", "://…@", text)
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        secret = os.environ.get(name, "").strip()
+        text = text.replace(secret, "…") if len(secret) >= 8 else text
+    return text
 
 
 def reason(error: Exception) -> str:
@@ -119,12 +150,12 @@ def is_unanswered(error: Exception) -> bool:
     from botocore.exceptions import ConnectionError as NotReached
     from botocore.exceptions import HTTPClientError
 
-    return isinstance(error, HTTPClientError | NotReached | ConnectionError)
+    return isinstance(error, HTTPClientError | NotReached | ConnectionError) and _ODD_HEADER not in str(error)
 
 
 def is_about_credentials(error: Exception) -> bool:
     """Says whether a call failed since this machine has no credentials, or they are not, or no longer, good."""
-    return lacks_credentials(error) or code(error) in _CREDENTIALS
+    return lacks_credentials(error) or code(error) in _CREDENTIALS or _ODD_HEADER in str(error)
 
 
 def is_passing(error: Exception) -> bool:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from artclf.errors import ArtclfError, ConfigError, StorageError, storage_error
 from artclf.locks import turn
-from artclf.records import INDEX, MANIFEST, PICTURES, Dataset
-from artclf.storage import TEMPORARY, check_key, is_in_bucket, local_path, make_folder
+from artclf.records import INDEX, MANIFEST, PICTURES, Dataset, file_sha256
+from artclf.storage import TEMPORARY, atomic_file, check_key, is_in_bucket, local_path, make_folder
 
 if TYPE_CHECKING:
     from artclf.s3 import S3Storage
@@ -67,9 +67,12 @@ def local_file(name: str) -> Path:
         raise ConfigError(f"{name}: there is no such object.")
     named = hashlib.sha256(f"{name} {version}".encode()).hexdigest()[:16]
     path = cache_folder() / "files" / named / key
+    proof = path.parent / ".sha256"
     with turn(path.parent / ".lock"):
-        if not path.exists():
+        if not (path.is_file() and proof.is_file() and proof.read_text() == file_sha256(path)):
             storage.download(key, path)
+            with atomic_file(proof) as temporary:
+                temporary.write_text(file_sha256(path))
     return path
 
 
@@ -102,10 +105,9 @@ def fetched_dataset(uri: str, *, ahead: bool = True) -> Dataset:
             _make_room(folder, size)
         _note_use(folder, size)
     fetcher = _Fetcher(storage, folder, sha256)
-    if (folder / MANIFEST).is_file() and (folder / MANIFEST).read_bytes() != manifest:  # damaged here
-        (folder / MANIFEST).unlink()
-    for name in (INDEX, PICTURES, MANIFEST):
+    for name in (INDEX, PICTURES):
         fetcher.fetch(name)
+    fetcher.fetch(MANIFEST, again=True)
     dataset = Dataset.open(folder, fetcher.fetch, storage.uri)
     if ahead:
         threading.Thread(target=fetcher.fetch_all, name="fetcher", daemon=True).start()
@@ -118,16 +120,23 @@ class _Fetcher:
     def __init__(self, storage: S3Storage, folder: Path, sha256: dict[str, str]) -> None:
         self._storage, self._folder, self._sha256 = storage, folder, sha256
 
-    def fetch(self, name: str) -> None:
-        """Gets a file if it is not here yet. Raises StorageError if it cannot be had as the manifest says."""
+    def fetch(self, name: str, *, again: bool = False) -> None:
+        """Gets a file if it is not here yet, or (``again``) if what is here is not as the manifest says.
+
+        Raises:
+            StorageError: if it cannot be had as the manifest says.
+        """
         path = self._folder / name
         with turn(path.with_name(f".{path.name}.lock")):
-            if path.exists():
+            if path.exists() and not (again and self._is_damaged(name)):
                 return
             try:
                 self._storage.download(name, path, self._sha256.get(name))
             except FileNotFoundError as error:
                 raise StorageError(f"{error}: a part of the data set is missing. Put it there again.") from error
+
+    def _is_damaged(self, name: str) -> bool:
+        return name in self._sha256 and file_sha256(self._folder / name) != self._sha256[name]
 
     def fetch_all(self) -> None:
         """Gets all files, one after the other, while others are read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 
 from artclf.errors import ConfigError, storage_error
 from artclf.storage import make_folder
+
+TOLD_AFTER_S = 30.0
+"""After so long it is said which lock is waited for."""
 
 
 def is_held(lock: Path) -> bool:
@@ -91,17 +95,23 @@ def _is_at(descriptor: int, lock: Path) -> bool:
 def turn(lock: Path) -> Iterator[None]:
     """Holds a lock file for this process, after waiting for whoever holds it now."""
     with _opened(lock) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            _take(descriptor, TOLD_AFTER_S)
+        except BlockingIOError:
+            print(f"waiting for another process to let go of {lock}", file=sys.stderr, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
-def _take(descriptor: int) -> None:
-    """Takes the lock; tries for a second, since another process's is_held has it for an instant."""
-    for attempt in range(20):
+def _take(descriptor: int, seconds: float = 1.0) -> None:
+    """Takes the lock; tries for a while, since another process's is_held has it for an instant."""
+    until, pause_s = time.monotonic() + seconds, 0.001
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if attempt == 19:
+            if time.monotonic() >= until:
                 raise
-            time.sleep(0.05)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.05)

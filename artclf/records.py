@@ -19,11 +19,11 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +151,13 @@ class ShardWriter:
         return file
 
 
+class Fetch(Protocol):
+    """What brings a file of a data set, by its name, from where the set is kept."""
+
+    def __call__(self, name: str, *, again: bool = False) -> None:
+        """Brings it if it is not there yet, or (``again``) if what is there is not as it should be."""
+
+
 class Dataset:
     """A prepared data set, open for reading; safe to share between threads.
 
@@ -167,7 +174,7 @@ class Dataset:
         folder: Path,
         manifest: dict[str, Any],
         index: Index,
-        fetch: Callable[[str], None] | None = None,
+        fetch: Fetch | None = None,
         place: str = "",
     ) -> None:
         self.folder = folder
@@ -178,7 +185,7 @@ class Dataset:
         self.classes = [ClassInfo(c["slug"], c["display"], c.get("about") or {}) for c in manifest["classes"]]
 
     @classmethod
-    def open(cls, folder: Path, fetch: Callable[[str], None] | None = None, place: str = "") -> Dataset:
+    def open(cls, folder: Path, fetch: Fetch | None = None, place: str = "") -> Dataset:
         """Opens a prepared data set and checks that its parts belong together.
 
         Args:
@@ -194,8 +201,7 @@ class Dataset:
         for name, expected in manifest.get("files", {}).items():
             path = folder / name
             if fetch is not None and path.is_file() and file_sha256(path) != expected["sha256"]:
-                path.unlink()  # damaged here; where it comes from it is sound
-                fetch(name)
+                fetch(name, again=True)  # damaged here; where it comes from it is sound
             if path.is_file() and file_sha256(path) != expected["sha256"]:
                 raise StorageError(f"{path}: not as prepare wrote it. Run prepare again.")
         try:
@@ -207,9 +213,7 @@ class Dataset:
         for shard in manifest["shards"]:
             path = folder / shard["name"]
             size = path.stat().st_size if path.is_file() else None
-            if fetch is not None:
-                if size not in (None, shard["bytes"]):  # damaged here: whoever reads it fetches it anew
-                    path.unlink(missing_ok=True)
+            if fetch is not None:  # whoever reads it fetches it, also where it is damaged
                 continue
             if size != shard["bytes"]:
                 raise StorageError(
@@ -239,9 +243,7 @@ class Dataset:
         row = self.index[record]
         content = self._read(row)
         if content is None and self._fetch is not None:  # damaged on this machine: where it comes from it is sound
-            name = shard_name(int(row["shard"]))
-            (self.folder / name).unlink(missing_ok=True)
-            self._fetch(name)
+            self._fetch(shard_name(int(row["shard"])), again=True)
             content = self._read(row)
         if content is None:
             raise StorageError(
@@ -333,4 +335,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     lacking = [part for part in ("classes", "counts", "digest", "shards") if part not in manifest]
     if lacking:
         raise StorageError(f"{path}: lacks {', '.join(lacking)}. Run prepare again.")
+    if not _is_whole(manifest):
+        raise StorageError(f"{path}: a value in it is of the wrong kind. Run prepare again.")
     return dict(manifest)
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Says whether all that is read of a manifest is of its kind."""
+    counts, classes, shards, files = (manifest.get(part, {}) for part in ("counts", "classes", "shards", "files"))
+    return (
+        isinstance(manifest["digest"], str)
+        and isinstance(counts, dict)
+        and _is_count(counts.get("used"))
+        and isinstance(classes, list)
+        and all(_has(c, slug=str, display=str) and isinstance(c.get("about") or {}, dict) for c in classes)
+        and isinstance(shards, list)
+        and all(_has(shard, name=str, sha256=str) and _is_count(shard.get("bytes")) for shard in shards)
+        and isinstance(files, dict)
+        and all(_has(about, sha256=str) for about in files.values())
+    )
+
+
+def _has(value: Any, **kinds: type) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -178,7 +178,11 @@ class S3Storage:
 
     def create(self, key: str, content: bytes) -> bool:
         """Writes the content if the key is free, and says whether it was: true for one of any number of writers."""
-        return self._put(key, content, {"IfNoneMatch": "*"}) is not None
+        return self.create_versioned(key, content) is not None
+
+    def create_versioned(self, key: str, content: bytes) -> str | None:
+        """Does what ``create`` does and returns the version for ``replace``; None if the key was not free."""
+        return self._put(key, content, {"IfNoneMatch": "*"})
 
     def replace(self, key: str, content: bytes, version: str) -> str | None:
         """Writes the content if the object still is of that version; returns the new version, or None if not."""
@@ -206,6 +210,9 @@ class S3Storage:
                 is_refused = aws.status(error) == 412 or (aws.status(error) == 404 and "IfMatch" in call)
                 if not is_refused or aws.code(error) == "NoSuchBucket":
                     patience.failed(error)
+                    continue
+                if not condition and "IfMatch" not in call:
+                    patience.outlast(error)
                     continue
                 if not patience.was_needed:
                     return None
@@ -250,12 +257,14 @@ class S3Storage:
                 prefix,
                 lambda place=place: self._client.list_objects_v2(**self._owner(), Prefix=start, **place),  # type: ignore[misc]
             )
+            if "Name" not in page and "KeyCount" not in page:
+                raise StorageError(f"{self._shown(prefix)}: expected a listing, the server answered something else.")
             for item in page.get("Contents", ()):
                 key = item["Key"][len(self.prefix) + 1 :] if self.prefix else item["Key"]
                 yield Entry(key, item["Size"], item["ETag"])
             if not page.get("IsTruncated"):
                 return
-            if not page.get("NextContinuationToken"):
+            if page.get("NextContinuationToken") in (None, "", place.get("ContinuationToken")):
                 raise StorageError(f"{self._shown(prefix)}: the server cut the listing short.")
             place = {"ContinuationToken": page["NextContinuationToken"]}
 
@@ -465,9 +474,10 @@ class S3Storage:
             )
             if not page.get("IsTruncated"):
                 return found
-            if not page.get("NextKeyMarker"):
+            next_place = {"KeyMarker": page.get("NextKeyMarker"), "UploadIdMarker": page.get("NextUploadIdMarker")}
+            if not page.get("NextKeyMarker") or next_place == place:
                 raise StorageError(f"{self.uri}: the server cut the list of uploads short.")
-            place = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            place = {name: value for name, value in next_place.items() if value}
 
     def abort(self, upload: UnfinishedUpload) -> None:
         """Gives up an unfinished upload, so that its parts are no longer kept; one that is gone is no error."""
@@ -579,7 +589,8 @@ class _Connection:
         from botocore.config import Config
 
         # Tries are counted here in time, not there; checksums are our own headers, not trailers added by botocore.
-        return self._session.client(  # type: ignore[no-any-return]
+        return aws.client(  # type: ignore[no-any-return]
+            self._session,
             "s3",
             region_name=self._region,
             config=Config(

@@ -67,6 +67,7 @@ class Trainer:
 
     def __init__(self) -> None:
         self.stopped_by = ""
+        self.is_over_its_limit = False
         self.last_error = ""
         self._child: subprocess.Popen[bytes] | None = None
         self._to_pass: deque[int] = deque()
@@ -107,7 +108,7 @@ class Trainer:
         try:
             return child.wait(max_hours * 3600 if max_hours else None)
         except subprocess.TimeoutExpired:
-            self.stopped_by = f"its limit of {max_hours:g} hours"
+            self.stopped_by, self.is_over_its_limit = f"its limit of {max_hours:g} hours", True
             child.terminate()
         try:
             return child.wait(GRACE_S)
@@ -144,6 +145,8 @@ def give_verdict(run: RunDir, before: RunStatus | None, code: int, trainer: Trai
     """
     status = run.known_status()
     has_spoken = status is not None and status.state != "running" and status != before
+    if has_spoken and trainer.is_over_its_limit and status is not None and status.state == "interrupted":
+        run.give_verdict("interrupted", f"stopped by {trainer.stopped_by}")  # it knows the signal alone
     if code == 0 or has_spoken or run.is_locked():  # locked: another trainer is at work, the run is its own
         return code if code >= 0 else 1
     if trainer.stopped_by and (code < 0 or code == Interrupted.exit_code):

@@ -7,6 +7,7 @@ over, by compare-and-swap, if nothing changed for as long as its holder promised
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from artclf.s3 import S3Storage
 KEY = "lease.json"
 LIFE_S = 60.0
 """A holder that has not renewed its lease for so long is dead."""
+LONGEST_LIFE_S = 600.0  # whatever a record says: somebody waits for it
 
 
 class LeaseLost(StorageError):
@@ -49,19 +51,22 @@ class Lease:
             ConfigError: if a living holder renews it.
             StorageError: if the record is damaged.
         """
-        if self._storage.create(KEY, self._content(self._holder)):
-            self._version = self._storage.read_versioned(KEY)[1]
-            return
-        while True:
+        taken = None
+        while taken is None:
+            try:
+                taken = self._storage.create_versioned(KEY, self._content(self._holder)) or self._taken_over()
+            except FileNotFoundError:  # somebody removed it meanwhile
+                continue
+        self._version = taken
+
+    def _taken_over(self) -> str | None:
+        """Takes the lease from a holder that is dead, let it go, or is this very job; None if another was quicker."""
+        holder, count, life_s, version = self._read()
+        if holder and holder != self._holder:
+            self._wait_for_death(holder, count, life_s)
             holder, count, life_s, version = self._read()
-            if holder and holder != self._holder:
-                self._wait_for_death(holder, count, life_s)
-                holder, count, life_s, version = self._read()
-            self._count = count + 1
-            taken = self._storage.replace(KEY, self._content(self._holder), version)
-            if taken is not None:
-                self._version = taken
-                return
+        self._count = count + 1
+        return self._storage.replace(KEY, self._content(self._holder), version)
 
     def renew(self) -> None:
         """Says that the holder lives. Raises LeaseLost if another one holds the lease now."""
@@ -98,8 +103,11 @@ class Lease:
         content, version = self._storage.read_versioned(KEY)
         try:
             lease = json.loads(content)
-            return str(lease["holder"]), int(lease["count"]), min(float(lease["seconds"]), 600.0), version
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            life_s = float(lease["seconds"])
+            if not 0 < life_s < math.inf:
+                raise ValueError(f"seconds: {life_s}")
+            return str(lease["holder"]), int(lease["count"]), min(life_s, LONGEST_LIFE_S), version
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StorageError(
                 f"{self._storage.uri}/{KEY}: damaged, so nobody can say who works on this run. "
                 f"Make sure that no job does, and delete it."

@@ -20,7 +20,7 @@ from pathlib import Path
 from artclf.checkpoint import MANIFEST, LocalGenerations
 from artclf.errors import ArtclfError, ConfigError, ResumeError
 from artclf.rundir import RunDir
-from artclf.s3 import S3Storage
+from artclf.s3 import DamagedObject, S3Storage
 from artclf.storage import make_folder
 from container.generations import BucketGenerations
 from container.lease import LIFE_S, Lease, LeaseLost
@@ -29,6 +29,8 @@ log = logging.getLogger("artclf")
 
 LOOK_S, LONGEST_PAUSE_S = 0.5, 60.0
 """So often the thread looks for something new; after a refusal the pause doubles up to the longest."""
+RECORDS = ("metrics.jsonl", "status.json")
+"""What tells how the run stands, in the order in which it is put: each only over what this machine read or wrote."""
 SELDOM_S = 15.0
 """So often the log and the progress go back, which change all the time."""
 
@@ -57,6 +59,7 @@ class RemoteRun:
         self._lease = Lease(storage, holder, life_s)
         self._generations = BucketGenerations(storage.below("checkpoint"))
         self._uploaded: dict[str, tuple[int, int]] = {}
+        self._versions: dict[str, str | None] = {}  # of RECORDS in the bucket, as we read or wrote them last
         self._committed = 0
         self._is_lost = False
         self._ended, self._let_go = threading.Event(), threading.Event()
@@ -85,7 +88,7 @@ class RemoteRun:
         except BaseException as error:
             if isinstance(error, ResumeError):
                 self.run.give_verdict("failed", str(error))
-                self._put_file("status.json", self.run.status)
+                self._put_record("status.json")
             self._release()
             raise
         self._uploader.start()
@@ -93,14 +96,19 @@ class RemoteRun:
 
     def _fetch(self, files: dict[str, bytes]) -> None:
         make_folder(self.run.path)
-        for name in ("status.json", "metrics.jsonl", "environment.json", "log.txt"):
-            try:
-                files[name] = self._storage.read(name)
-            except FileNotFoundError:
-                continue
         for name, content in files.items():
             (self.run.path / name).write_bytes(content)
-            self._uploaded[name] = _fingerprint(self.run.path / name)
+        for name in RECORDS:
+            self._versions[name] = self._storage.version(name)
+        for name in (*RECORDS, "environment.json", "log.txt"):
+            try:
+                self._storage.download(name, self.run.path / name)
+            except FileNotFoundError:
+                continue
+            except DamagedObject as error:  # the committed state is what the run goes on from
+                log.warning("left out, the run goes on without it: %s", error)
+        for path in self.run.path.iterdir():
+            self._uploaded[path.name] = _fingerprint(path)
         newest, problems = self._generations.fetch_newest_sound(self.run.checkpoints)
         for problem in problems:
             log.warning("a committed state is damaged and marked, an older one is used: %s", problem)
@@ -123,9 +131,8 @@ class RemoteRun:
             key = path.relative_to(self.run.path).as_posix()
             if path.is_file() and _is_left(key):
                 self._put_file(key, path)
-        self._put_file("metrics.jsonl", self.run.metrics)
-        self._lease.renew()
-        self._put_file("status.json", self.run.status)
+        for name in RECORDS:
+            self._put_record(name)
         self._release()
 
     def _release(self) -> None:
@@ -139,12 +146,15 @@ class RemoteRun:
             try:
                 self._lease.renew()
             except LeaseLost as error:
-                log.error("%s", error)
-                self._is_lost = True
-                self._lost()
+                self._lose(error)
                 return
             except ArtclfError as error:  # as long as we cannot renew it nobody can take it over either, unless
                 log.warning("the lease is not renewed yet: %s", error)  # the network is away from here alone
+
+    def _lose(self, error: LeaseLost) -> None:
+        log.error("%s", error)
+        self._is_lost = True
+        self._lost()
 
     def _work(self) -> None:
         """Brings back what is new until the trainer has ended or the run was lost."""
@@ -154,6 +164,8 @@ class RemoteRun:
                 self._put_what_is_new(is_time := time.monotonic() - told >= SELDOM_S)
                 told = time.monotonic() if is_time else told
                 pause_s, problem = LOOK_S, ""
+            except LeaseLost as error:
+                self._lose(error)
             except (ArtclfError, OSError) as error:  # training goes on; the next look tries again
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 if str(error) != problem:
@@ -162,12 +174,10 @@ class RemoteRun:
 
     def _put_what_is_new(self, also_seldom: bool) -> None:
         # Read before the commit is looked for: what they tell of is then committed here at the latest.
-        kept = {name: _content(self.run.path / name) for name in ("metrics.jsonl", "status.json")}
+        kept = {name: _content(self.run.path / name) for name in RECORDS}
         has_committed = self._put_generation()
         for name, (content, fingerprint) in kept.items():
-            if content and self._uploaded.get(name) != fingerprint:
-                self._storage.write(name, content)
-                self._uploaded[name] = fingerprint
+            self._put_record(name, content, fingerprint)
         self._put_file("environment.json", self.run.environment)
         if also_seldom:
             self._put_file("progress.json", self.run.progress)
@@ -195,6 +205,26 @@ class RemoteRun:
         shutil.rmtree(aside)
         return is_whole
 
+    def _put_record(self, name: str, content: bytes = b"", fingerprint: tuple[int, int] = (0, 0)) -> None:
+        """Puts a file that tells how the run stands (as it is now, if no content is given), unless it was put already.
+
+        Raises:
+            LeaseLost: if another machine has written it since we read or wrote it last.
+        """
+        if not content:
+            content, fingerprint = _content(self.run.path / name)
+        if not content or self._uploaded.get(name) == fingerprint:
+            return
+        version = self._versions.get(name)
+        put = (
+            self._storage.create_versioned(name, content)
+            if version is None
+            else self._storage.replace(name, content, version)
+        )
+        if put is None:
+            raise LeaseLost(f"{self._storage.uri}/{name}: another machine has written it; nothing more is written.")
+        self._versions[name], self._uploaded[name] = put, fingerprint
+
     def _put_file(self, key: str, path: Path) -> None:
         if not path.is_file():
             return
@@ -207,9 +237,7 @@ class RemoteRun:
 def _is_left(key: str) -> bool:
     """Says whether a file is one that a run leaves for others, apart from those that are put in their own order."""
     parts = key.split("/")
-    return parts[0] not in ("checkpoint", "metrics.jsonl", "status.json", "progress.json") and not any(
-        part.startswith(".") for part in parts
-    )
+    return parts[0] not in (*RECORDS, "checkpoint", "progress.json") and not any(part.startswith(".") for part in parts)
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:

@@ -173,6 +173,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
     stop = StopRequest.on_signals("trials that run go on by themselves: submit again, or end them with jobs stop.")
     opened = open_all(arguments, stop.check)
     study, grid = opened.study, opened.grid
+    asked_before = study.stops_asked()
     opened.backend.check()
     study.check()
     with study.submitting():
@@ -192,7 +193,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
             parallel = arguments.max_parallel or grid.resources.max_parallel
             with watcher(study, len(work)) as shown:
                 submission = Submission(study, grid, opened.backend, data, opened.dataset.digest, shown)
-                ended = submission.run(steps, parallel, stop)
+                ended = submission.run(steps, parallel, stop, asked_before)
             opened = replace(opened, outcomes={**opened.outcomes, **ended})
         else:
             print(f"Nothing to start: all {len(steps)} trials have ended.")

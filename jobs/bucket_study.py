@@ -93,6 +93,11 @@ class BucketStudy(Study):
     def problems(self) -> list[str]:
         return self._copy.problems
 
+    def read(self) -> dict[str, Any] | None:
+        if self._copy.lacks("study.json"):
+            raise StorageError(f"{self.uri}/study.json: cannot be read: {'; '.join(self.problems)[:300]}")
+        return super().read()
+
     def trial_ids(self) -> list[str]:
         keys = (key.split("/") for key in self._copy.versions)
         return sorted({parts[1] for parts in keys if parts[0] == "runs" and len(parts) >= 3})
@@ -245,6 +250,10 @@ class Copy:
             now = {key: [version, here[key]] for key, version in wanted.items() if here[key]}
             if now != copied:
                 write_json(self._index, now)
+
+    def lacks(self, key: str) -> bool:
+        """Says whether an object was there at the last look and could not be copied."""
+        return key in self.versions and not self._stamps.get(key)
 
     def may_be_newer(self, key: str) -> bool:
         """Says whether a file here may be newer than the listing of our last look: it was fetched after that, or by

@@ -76,10 +76,10 @@ def open_ecr() -> ECRClient:
     if region is None:
         raise ConfigError("no region is named: set AWS_REGION, or region in cloud.yaml.")
     if account:
-        found = session.client("sts", region_name=region).get_caller_identity()["Account"]
+        found = aws.client(session, "sts", region_name=region).get_caller_identity()["Account"]
         if found != account:
             raise ConfigError(wrong_account(found, account))
-    return session.client("ecr", region_name=region)  # type: ignore[no-any-return]
+    return aws.client(session, "ecr", region_name=region)  # type: ignore[no-any-return]
 
 
 def clean_commit(checkout: Path) -> str:

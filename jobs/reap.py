@@ -8,9 +8,11 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from artclf.s3 import UnfinishedUpload
 from artclf.storage import TEMPORARY
 from jobs.bucket_study import BucketStudy
 from jobs.spec import Backend, JobHandle
@@ -127,10 +129,19 @@ def _uploads(study: BucketStudy, at_work: Sequence[JobHandle]) -> Iterator[Lefto
     uploading = tuple(f"runs/{handle.trial_id}/" for handle in at_work)
     for storage in (study.storage, study.shared):
         for upload in storage.unfinished_uploads():
-            if storage is study.storage and upload.key.startswith(uploading):
+            is_ours = storage is study.storage
+            if (is_ours and upload.key.startswith(uploading)) or (not is_ours and not _is_old(upload)):
                 continue
             where = f"{storage.uri}/{upload.key}"
             yield Leftover(f"unfinished upload, {upload.begun[:19]}", where, None, partial(storage.abort, upload))
+
+
+def _is_old(upload: UnfinishedUpload) -> bool:
+    """Says whether an upload can be no submitter's that is at work: what studies share, all of them put there."""
+    try:
+        return datetime.now(UTC) - datetime.fromisoformat(upload.begun) > timedelta(days=1)
+    except (ValueError, TypeError):  # the server does not say since when
+        return False
 
 
 def _alive(study: BucketStudy, backend: Backend) -> list[JobHandle]:

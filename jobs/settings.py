@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from artclf.errors import ConfigError, nearest
+from artclf.errors import ConfigError, nearest, printable
+from artclf.s3 import split_uri
 from artclf.strict_yaml import load
 
 FILE = Path("cloud.yaml")
@@ -111,10 +112,10 @@ def named_place() -> tuple[str | None, str | None]:
     Raises:
         ConfigError: if a value of the file is unknown or wrong.
     """
+    if not FILE.exists() and not os.environ.get(VARIABLE):
+        return None, None
     try:
         content = _checked(_file())
-    except FileNotFoundError:
-        content = {}
     except OSError as error:
         raise ConfigError(f"{_file()}: cannot be read ({error}).") from error
     return content.get("region"), content.get("account")
@@ -154,6 +155,8 @@ def _check(path: Path, name: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ConfigError(f"{path}: {name}: expected a number from {least} to {most}, received {value!r:.40}.")
         return
+    if name == "root" and isinstance(value, str):
+        split_uri(value)
     form, expected = _FORMS[name]
     if not isinstance(value, str) or not re.fullmatch(form, value):
         raise ConfigError(f"{path}: {name}: expected {expected}, received {value!r:.80}.")
@@ -164,6 +167,6 @@ def _pushed_image() -> dict[str, str]:
     try:
         noted = json.loads(PUSHED.read_bytes())
         _check(PUSHED, "image", noted["image"])
-        return {"image": noted["image"], "tag": str(noted.get("tag", ""))}
+        return {"image": noted["image"], "tag": printable(str(noted.get("tag") or ""))}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError):  # as if nothing had been pushed
         return {}

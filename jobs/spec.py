@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 
 from artclf.errors import ArtclfError, CapacityError, ConfigError
 from artclf.rundir import RunStatus
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")  # of a training job (SageMaker API reference)
 
 
 class BackendError(ArtclfError):
@@ -89,6 +92,8 @@ class JobHandle:
         texts = (handle.backend, handle.name, handle.remote_id, handle.trial_id, handle.run_uri)
         if not all(isinstance(text, str) for text in texts) or not isinstance(handle.attempt, int):
             raise ConfigError(f"{where}: not the record of a job: a value is of the wrong kind.")
+        if not _NAME.fullmatch(handle.name) or not handle.name.endswith(f"-{handle.trial_id}-a{handle.attempt}"):
+            raise ConfigError(f"{where}: not the record of a job: {handle.name!r:.80} is no name of one.")
         return handle
 
 

@@ -25,6 +25,9 @@ from artclf.storage import LocalStorage, Storage, check_writable, is_in_bucket, 
 from jobs.grid import Expansion, Grid, Trial
 from jobs.spec import JobHandle
 
+MOST_ROUNDS = 20
+"""So often study.json is put again after another submitter was quicker."""
+
 
 class Study:
     """One study's folder on this machine."""
@@ -81,7 +84,7 @@ class Study:
         """Returns study.json, or None if nothing was submitted yet. Raises StorageError if it is damaged."""
         path = self.path / "study.json"
         content = read_json(path)
-        if content is None:
+        if content is None and not path.exists():
             return None
         fields = content if isinstance(content, dict) else {}
         trials = fields.get("trials")
@@ -90,7 +93,9 @@ class Study:
         )
         texts = [*ids, fields.get("dataset"), fields.get("data_digest")]
         if not all(isinstance(text, str) for text in texts):
-            raise StorageError(f"{path}: not in the form of a study. Remove it and submit again; the runs are kept.")
+            raise StorageError(
+                f"{self.uri}/study.json: not in the form of a study. Remove it and submit again; the runs are kept."
+            )
         return fields
 
     def record(self, grid: Grid, dataset_path: str, data_digest: str, expansion: Expansion) -> None:
@@ -110,8 +115,12 @@ class Study:
             "trials": [{"trial_id": t.trial_id, "label": t.label, "params": t.params} for t in expansion.trials],
         }
         written = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-        while self.check_data(data_digest) != content and not self._put_study(written):
-            pass  # another submitter was quicker: what it wrote is looked at first
+        for _ in range(MOST_ROUNDS):
+            if self.check_data(data_digest) == content or self._put_study(written):
+                return
+        raise StorageError(
+            f"{self.uri}/study.json: others change it all the time, or what is listed is not what is there. Try again."
+        )
 
     def check_data(self, data_digest: str) -> dict[str, Any] | None:
         """Returns study.json as it is; raises ConfigError if the study was submitted with other data."""

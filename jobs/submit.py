@@ -123,19 +123,26 @@ class Submission:
         self._watcher, self._sleep = watcher, sleep
         self._last: dict[str, JobHandle] = {}
         self._alive: dict[str, tuple[Trial, JobHandle]] = {}
+        self._epochs: dict[str, int] = {}  # how far each trial was when its job was started
         self._waiting: deque[Step] = deque()
         self._unseen: list[JobHandle] = []  # started since the study was looked at
         self._ended: dict[str, Outcome] = {}
         self._held_s = self._hold_s = 0.0
 
-    def run(self, steps: Sequence[Step], max_parallel: int, stop: StopRequest) -> dict[str, Outcome]:
+    def run(
+        self, steps: Sequence[Step], max_parallel: int, stop: StopRequest, asked_before: str | None = None
+    ) -> dict[str, Outcome]:
         """Carries out the steps and returns how each trial that had a job ended.
 
         A requested stop launches nothing more. On this machine it also asks the running jobs to save, and waits
         for them; jobs elsewhere are left to go on.
+
+        Args:
+            asked_before: ``study.stops_asked()`` when the submit began; any other word is a request to stop.
         """
-        asked_before = self._study.stops_asked()
+        asked_before = self._study.stops_asked() if asked_before is None else asked_before
         self._begin(steps)
+        self._look(stop, asked_before)
 
         def may_launch() -> bool:
             is_free = self._held_s <= 0 and len(self._alive) < max_parallel
@@ -228,6 +235,7 @@ class Submission:
     def _adopt(self, trial: Trial, step: Step, handle: JobHandle) -> None:
         self._last[trial.trial_id] = handle
         self._alive[trial.trial_id] = (trial, handle)
+        self._epochs[trial.trial_id] = step.epoch or 0
         self._watcher.started(trial, step)
 
     def _found_ended(self, step: Step, result: Outcome) -> None:
@@ -253,7 +261,8 @@ class Submission:
             self._held_s = 0.0  # its machine may be had
             result = run_outcome(self._study, trial.trial_id, status.state)
             if result.state not in ("done", "diverged"):
-                if status.may_pass or _lost_its_machine(status.state, result):
+                has_got_on = result.epoch > self._epochs[trial.trial_id]
+                if status.may_pass or (has_got_on and _lost_its_machine(status.state, result)):
                     self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
                     continue
                 is_failure = status.state is JobState.FAILED or result.state in ("failed", "missing")
@@ -264,5 +273,6 @@ class Submission:
 
 
 def _lost_its_machine(job: JobState, result: Outcome) -> bool:
-    """Says whether a service calls a job failed whose trainer it sent SIGTERM, and which saved and left by that."""
+    """Says whether a service calls a job failed whose trainer it sent SIGTERM, and which saved and left by that. The
+    word may be an earlier job's: only one that has got on since is gone on with, or it would be started for ever."""
     return job is JobState.FAILED and result.state == "interrupted" and "SIGTERM" in result.reason

@@ -226,7 +226,7 @@ class SageMakerBackend:
             )
             pages += 1
             found |= {job["TrainingJobName"]: job for job in page["TrainingJobSummaries"]}
-            if not page.get("NextToken") or wanted <= found.keys():
+            if page.get("NextToken") in (None, "", place.get("NextToken")) or wanted <= found.keys():
                 self._pages = pages
                 for name in found:
                     self._started.pop(name, None)
@@ -313,7 +313,8 @@ class SageMakerBackend:
 
             # Tries are counted here in time, not there.
             config = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=10)
-            self._clients[service] = aws.aws_session().client(service, region_name=self._settings.region, config=config)
+            session = aws.aws_session()
+            self._clients[service] = aws.client(session, service, region_name=self._settings.region, config=config)
         return self._clients[service]
 
     def _call(self, call: Callable[[], Any], budget_s: float = READ_BUDGET_S) -> Any:
