@@ -155,11 +155,11 @@ def _check(path: Path, name: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ConfigError(f"{path}: {name}: expected a number from {least} to {most}, received {value!r:.40}.")
         return
-    if name == "root" and isinstance(value, str):
-        split_uri(value)
     form, expected = _FORMS[name]
     if not isinstance(value, str) or not re.fullmatch(form, value):
         raise ConfigError(f"{path}: {name}: expected {expected}, received {value!r:.80}.")
+    if name == "root":
+        split_uri(value)
 
 
 def _pushed_image() -> dict[str, str]:

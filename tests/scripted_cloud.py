@@ -92,6 +92,7 @@ def submit(
     sleep: Callable[[float], None],
     stop: StopRequest | None = None,
     settings: CloudSettings = SETTINGS,
+    asked_before: str | None = None,
 ) -> dict[str, Outcome]:
     """Submits a grid as the command does, with time that passes when it waits."""
     backend = SageMakerBackend(settings, sleep=sleep, clock=lambda: 0.0)
@@ -102,4 +103,4 @@ def submit(
     steps = plan(expansion.trials, outcomes(study, expansion.trials, backend))
     watcher = LineWatcher(study, len(steps))
     submission = Submission(study, grid, backend, "s3://my-art/data", "digest", watcher, sleep=sleep)
-    return submission.run(steps, grid.resources.max_parallel, stop or StopRequest())
+    return submission.run(steps, grid.resources.max_parallel, stop or StopRequest(), asked_before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -219,6 +220,23 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(name: str, damage: str, p
     path.write_bytes(sound[:-7] if damage == "cut" else bytes(len(sound)))
     assert contents(open_dataset(uri)) == contents(local)
     assert path.read_bytes() == sound
+
+
+@only_moto
+def test_processes_that_open_a_damaged_cache_at_once_mend_it_together(put: Put, local: Dataset, cache: Path) -> None:
+    uri = put("one")
+    folder = open_dataset(uri).folder
+    wait_for_fetchers()
+    for name in (INDEX, PICTURES, MANIFEST, *shards(local)):
+        (folder / name).write_bytes(b"damaged")
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", READER, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT, text=True
+        )
+        for _ in range(4)
+    ]
+    said = {reader.communicate("\n")[0] for reader in readers}
+    assert said == {f"{hashlib.sha256(b''.join(contents(local))).hexdigest()}\n"}
 
 
 @only_moto
@@ -459,6 +477,14 @@ def test_a_file_of_a_bucket_is_fetched_once_and_again_when_it_changed(place: S3S
     place.write("w/a.weights.h5", b"two")
     assert local_file(f"{place.uri}/w/a.weights.h5").read_bytes() == b"two"
     assert path.read_bytes() == b"one"
+
+
+@only_moto
+@pytest.mark.parametrize("damage", [b"", b"two", b"onetwo"])
+def test_a_file_of_a_bucket_that_is_damaged_here_is_fetched_again(place: S3Storage, damage: bytes) -> None:
+    place.write("w/a.weights.h5", b"one")
+    local_file(f"{place.uri}/w/a.weights.h5").write_bytes(damage)
+    assert local_file(f"{place.uri}/w/a.weights.h5").read_bytes() == b"one"
 
 
 @only_moto

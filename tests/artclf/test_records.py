@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -52,7 +53,10 @@ def write_dataset(folder: Path, pictures: list[bytes], shards: int = 2) -> Path:
         "digest": "d" * 64,
         "classes": [{"slug": slug, "display": slug.title(), "about": None} for slug in CLASSES],
         "counts": {"used": len(pictures)},
-        "shards": [{"name": shard_name(n), "bytes": len(content)} for n, content in enumerate(contents)],
+        "shards": [
+            {"name": shard_name(n), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for n, content in enumerate(contents)
+        ],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -161,6 +165,15 @@ def test_a_manifest_of_another_kind_is_refused(content: str, folder: Path) -> No
 def test_a_manifest_that_lacks_a_part_is_told(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "classes": []}))
     with pytest.raises(StorageError, match="lacks counts, digest, shards"):
+        Dataset.open(folder)
+
+
+@pytest.mark.parametrize("part", ["classes", "counts", "digest", "shards", "files"])
+@pytest.mark.parametrize("value", [None, 7, "x", [], {}, [7], [{}], {"x": 7}, {"used": -1}], ids=repr)
+def test_a_manifest_with_a_value_of_another_kind_is_refused_in_words(folder: Path, part: str, value: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, part: value}))
+    with contextlib.suppress(ConfigError, StorageError):  # any other error is one too many
         Dataset.open(folder)
 
 

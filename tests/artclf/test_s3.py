@@ -980,6 +980,38 @@ def test_an_upload_in_parts_that_fails_leaves_the_old_object_and_no_parts(
     assert not storage.unfinished_uploads()
 
 
+def forever(body: bytes) -> bytes:
+    token = b"<NextContinuationToken>again</NextContinuationToken>"
+    return body.replace(b"<IsTruncated>false</IsTruncated>", b"<IsTruncated>true</IsTruncated>" + token)
+
+
+@only_moto
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (Edit("the same page for ever", forever), "cut the listing short"),
+        (
+            Edit("another document", lambda body: b"<Welcome/>"),
+            "expected a listing, the server answered something else",
+        ),
+    ],
+    ids=str,
+)
+def test_a_listing_that_is_none_is_told(edit: Edit, told: str, storage: S3Storage, proxy: FaultProxy) -> None:
+    storage.write("a", b"")
+    proxy.on("ListObjectsV2", do=edit, times=None)
+    with pytest.raises(StorageError, match=told):
+        list(storage.list())
+
+
+def test_a_write_that_is_refused_by_a_condition_it_never_made_is_no_success(
+    storage: S3Storage, proxy: FaultProxy
+) -> None:
+    proxy.on("PutObject", do=Refuse(412, "PreconditionFailed"), times=2)
+    storage.write("a", b"x")
+    assert storage.read("a") == b"x"
+
+
 # -- servers that only look like S3 ---------------------------------------------------------------
 
 

@@ -88,6 +88,17 @@ def test_what_is_sent_to_the_whole_group_of_a_job_reaches_its_trainer_once(tiny_
     assert job.returncode == 75 and "all is saved" in output and "ended at once" not in output
 
 
+def test_a_run_that_its_limit_ended_says_so_and_not_only_by_which_signal(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set, train__epochs=4000)
+    write_json(run.job, {"dataset": str(tiny_set.folder), "data_digest": tiny_set.digest, "max_hours": 25 / 3600})
+    job = start(run.path)
+    output, _ = job.communicate()
+    status = run.read_status()
+    assert job.returncode == 75, output
+    assert status is not None and status.state == "interrupted"
+    assert status.reason == "stopped by its limit of 0.00694444 hours"
+
+
 STOPPED_WHILE_STARTING = """
 import os, signal, subprocess, sys
 from container import entrypoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import shutil
 import signal
@@ -19,7 +20,7 @@ import pytest
 
 from artclf.checkpoint import Checkpoints, LocalGenerations
 from artclf.errors import ConfigError, ResumeError, StorageError
-from artclf.rundir import RunDir
+from artclf.rundir import RunDir, RunStatus
 from artclf.s3 import S3Storage
 from container.generations import BucketGenerations
 from container.lease import Lease, LeaseLost
@@ -237,11 +238,62 @@ def test_the_same_job_and_a_released_lease_are_taken_without_waiting(bucket: S3S
     assert sleep.seconds == 0
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"[" * 100_000])
+def of_lease(**changed: Any) -> bytes:
+    return json.dumps({"holder": "other", "count": 1, "seconds": 60} | changed).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        *[of_lease(seconds=value) for value in (0, -1, math.nan, math.inf, "x")],
+        of_lease().replace(b'"count": 1', b'"count": 1e400'),
+    ],
+)
 def test_s21_a_damaged_lease_stops_with_a_word(bucket: S3Storage, damage: bytes) -> None:
     bucket.write("lease.json", damage)
     with pytest.raises(StorageError, match="damaged, so nobody can say who works on this run"):
         Lease(bucket, "next").take()
+
+
+def test_a_lease_that_is_removed_while_it_is_waited_for_is_taken_at_once(bucket: S3Storage) -> None:
+    Lease(bucket, "dead").take()
+    Lease(bucket, "next", sleep=Waiting(lambda: bucket.delete("lease.json"))).take()
+    assert json.loads(bucket.read("lease.json"))["holder"] == "next"
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_machine_that_was_away_overwrites_no_word_of_its_successor(
+    put_run: Any, tmp_path: Path, is_there: bool
+) -> None:
+    remote, lost = put_run("run"), threading.Event()
+    if is_there:
+        remote.storage.write("status.json", json.dumps(vars(RunStatus("interrupted", epoch=4))).encode())
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", lost.set, life_s=600)
+    run = mine.begin()
+    remote.storage.write("status.json", json.dumps(vars(RunStatus("done", epoch=9))).encode())
+    run.write_status(RunStatus("running", epoch=5))
+    assert lost.wait(60)
+    assert remote.status()["state"] == "done"
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", "environment.json", "log.txt"])
+def test_a_run_goes_on_though_what_it_said_before_is_damaged(
+    put_run: Any, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = put_run("run")
+    remote.storage._client.put_object(
+        Bucket=remote.storage.bucket, Key=f"{remote.storage.prefix}/{name}", Body=b"y", Metadata={"sha256": "0" * 64}
+    )
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine")
+    run = mine.begin()
+    assert not (run.path / name).exists() and "left out, the run goes on without it" in caplog.text
+    run.write_status(RunStatus("running", epoch=1))
+    mine.end()
+    assert remote.status()["state"] == "running"
 
 
 def test_a_machine_that_lost_its_run_writes_nothing_more_and_stops_its_trainer(

@@ -548,6 +548,33 @@ def test_a_study_that_another_submitter_grew_meanwhile_is_grown_further(
     assert len((looked(bucket).read() or {})["trials"]) == 3
 
 
+def test_a_study_that_cannot_be_read_is_not_taken_for_a_new_one(bucket: str, proxy: FaultProxy, folder: Path) -> None:
+    grid = write_grid(folder, "0")
+    looked(bucket).record(grid, "s3://a/b", "one", expand(grid, "one"))
+    shutil.rmtree(looked(bucket).path)
+    proxy.on("GetObject", "little/study.json", do=ACCESS_DENIED, times=None)
+    study = looked(bucket)
+    for call in (study.read, lambda: study.record(grid, "s3://a/c", "other", expand(grid, "other"))):
+        with pytest.raises(StorageError, match=r"little/study\.json: cannot be read: .*no right to read it"):
+            call()
+
+
+@pytest.mark.parametrize("content", [b"null", b"", b"[]", b"{}"])
+def test_a_study_of_another_form_is_told_by_its_uri(bucket: str, put: Callable[..., None], content: bytes) -> None:
+    put("study.json", content)
+    with pytest.raises(StorageError, match=rf"s3://{bucket}/studies/little/study\.json: |little/study\.json"):
+        looked(bucket).read()
+
+
+def test_a_study_that_is_never_listed_is_given_up_in_words(
+    bucket: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, grid = looked(bucket), write_grid(folder, "0")
+    monkeypatch.setattr(BucketStudy, "_put_study", lambda self, content: False)
+    with pytest.raises(StorageError, match="others change it all the time, or what is listed is not what is there"):
+        study.record(grid, "s3://a/b", "one", expand(grid, "one"))
+
+
 @pytest.mark.parametrize("key", ["", "a//b", "../x", "folder/"])
 def test_a_run_is_removed_whole_whatever_its_keys_look_like(bucket: str, put: Callable[..., None], key: str) -> None:
     put(f"{RUN}/config.json")

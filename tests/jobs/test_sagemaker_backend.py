@@ -151,17 +151,19 @@ def test_a_trial_whose_job_failed_by_the_loss_of_its_machine_goes_on_in_another(
     assert [result.state for result in ended.values()] == ["done"]
 
 
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
 def test_a_failure_before_the_run_went_on_is_told_although_the_run_was_interrupted_earlier(
-    bucket: str, reach: Any, tmp_path: Path
+    bucket: str, reach: Any, tmp_path: Path, by: str
 ) -> None:
     cloud, grid = Cloud(bucket), read_grid(tmp_path, 1, parallel=1)
     cloud.sagemaker = FakeSageMaker(lambda job: Scripted(exit_code=1, failure="CannotStartContainer: no such image"))
     with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
         (trial,) = expand(grid, "digest").trials
-        status = RunStatus("interrupted", reason="stopped by SIGINT", epoch=2)
+        status = RunStatus("interrupted", reason=f"stopped by {by}", epoch=2)
         cloud.storage.write(f"many/runs/{trial.trial_id}/status.json", json.dumps(vars(status)).encode())
         (result,) = submit(cloud, grid, aws.clock.advance).values()
-    assert result.reason == "stopped by SIGINT (CannotStartContainer: no such image)"
+    assert result.reason == f"stopped by {by} (CannotStartContainer: no such image)"
+    assert len(cloud.sagemaker.history) == 1
 
 
 # -- names are given once ------------------------------------------------------------------------
@@ -242,6 +244,28 @@ def test_a_stop_asked_for_through_the_study_reaches_every_submitter(bucket: str,
 
         assert submit(cloud, grid, sleep) == {}
     assert len(cloud.sagemaker.history) == 2
+
+
+def test_a_stop_asked_for_while_a_submit_prepared_lets_it_start_nothing(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud, grid = Cloud(bucket), read_grid(tmp_path, 2, parallel=2)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        study = BucketStudy(cloud.root, grid.study)
+        asked_before = study.stops_asked()
+        study.ask_to_stop()
+        assert submit(cloud, grid, aws.clock.advance, asked_before=asked_before) == {}
+    assert cloud.sagemaker.history == []
+
+
+def test_an_odd_record_among_the_jobs_keeps_nobody_from_the_others(bucket: str, reach: Any, tmp_path: Path) -> None:
+    cloud, grid = Cloud(bucket), read_grid(tmp_path, 1, parallel=1)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        for name in ("", "a b_c", "0" * 64, "other-0123abcd-a1"):
+            handle = {"backend": "", "name": name, "remote_id": "x", "trial_id": "0", "attempt": 1, "run_uri": ""}
+            cloud.storage.write(f"many/jobs/0{len(name)}.json", json.dumps(handle).encode())
+        ended = submit(cloud, grid, aws.clock.advance)
+    assert [result.state for result in ended.values()] == ["done"]
 
 
 def test_stopping_twice_or_what_has_ended_is_harmless(bucket: str, reach: Any) -> None:
