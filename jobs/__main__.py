@@ -251,12 +251,20 @@ def logs_command(arguments: argparse.Namespace) -> int:
 
 def stop_command(arguments: argparse.Namespace) -> int:
     """Lets running trials save and end: those named, or all (then the submitter launches no more either)."""
-    submitted = open_submitted(arguments)
+    try:
+        submitted = open_submitted(arguments)
+    except StorageError as error:
+        if arguments.trials:
+            raise
+        from jobs.grid import load_grid
+
+        print(f"warning: {error}", file=sys.stderr)  # what runs costs money, and its jobs are known all the same
+        backend, study = _open_place(arguments, load_grid(Path(arguments.grid)).study)
+        submitted = Submitted(study, backend, {"trials": []})
     study = submitted.study
     chosen = [submitted.find(name) for name in arguments.trials]
-    if not chosen:
-        study.ask_to_stop()  # before we look: a submitter stops by itself what it starts from now on
-        _look(study)
+    study.ask_to_stop(chosen)  # before we look: a submitter stops by itself what it starts from now on
+    _look(study)
     jobs = study.last_jobs()
     running = submitted.running(chosen or list(jobs))
     submitter = study.submitter()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,8 +143,16 @@ class BucketStudy(Study):
     def stops_asked(self) -> str:
         return self._copy.versions.get(_STOP, "")
 
-    def ask_to_stop(self) -> None:
-        self._bucket.write(_STOP, json.dumps({"token": secrets.token_hex(8)}).encode())
+    def ask_to_stop(self, trials: Sequence[str] = ()) -> None:
+        asked = {"token": secrets.token_hex(8), "trials": list(trials)}
+        self._bucket.write(_STOP, json.dumps(asked).encode())
+
+    def asked_of(self) -> frozenset[str]:
+        try:
+            asked = json.loads(self._bucket.read(_STOP))
+            return frozenset(map(str, asked.get("trials", ())))
+        except (FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):
+            return frozenset()  # damaged: to stop all is what does no harm
 
     def begin_run(self, trial: Trial, dataset_path: str, data_digest: str, max_hours: float) -> None:
         weights = self._shared_weights(trial.config.model.weights)

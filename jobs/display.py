@@ -133,6 +133,8 @@ class BarWatcher(LineWatcher):
         super().started(trial, step)
         name = f"{trial.trial_id} {trial.label}"
         name = name if len(name) <= 30 else name[:29] + "…"
+        if trial.trial_id in self._of:  # its next job
+            self._bars.remove_task(self._of[trial.trial_id])
         self._of[trial.trial_id] = self._bars.add_task(name.ljust(30), total=1.0, note="starting")
 
     def ended(self, trial: Trial, result: Outcome) -> None:

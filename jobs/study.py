@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -77,8 +77,12 @@ class Study:
         """Returns a word that changes whenever somebody asks, through the study, that nothing more is launched."""
         return ""
 
-    def ask_to_stop(self) -> None:
-        """Asks every submitter at work on the study, on any machine, to launch nothing more."""
+    def ask_to_stop(self, trials: Sequence[str] = ()) -> None:
+        """Asks every submitter at work on the study, on any machine, to launch nothing more, or none of some trials."""
+
+    def asked_of(self) -> frozenset[str]:
+        """Returns the trials that the last request to stop names; none if it is about all."""
+        return frozenset()
 
     def read(self) -> dict[str, Any] | None:
         """Returns study.json, or None if nothing was submitted yet. Raises StorageError if it is damaged."""

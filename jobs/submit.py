@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -126,6 +126,8 @@ class Submission:
         self._epochs: dict[str, int] = {}  # how far each trial was when its job was started
         self._waiting: deque[Step] = deque()
         self._unseen: list[JobHandle] = []  # started since the study was looked at
+        self._dropped: set[str] = set()  # trials that somebody stopped by name
+        self._asked = ""
         self._ended: dict[str, Outcome] = {}
         self._held_s = self._hold_s = 0.0
 
@@ -140,9 +142,9 @@ class Submission:
         Args:
             asked_before: ``study.stops_asked()`` when the submit began; any other word is a request to stop.
         """
-        asked_before = self._study.stops_asked() if asked_before is None else asked_before
+        self._asked = self._study.stops_asked() if asked_before is None else asked_before
         self._begin(steps)
-        self._look(stop, asked_before)
+        self._look(stop)
 
         def may_launch() -> bool:
             is_free = self._held_s <= 0 and len(self._alive) < max_parallel
@@ -165,7 +167,7 @@ class Submission:
             has_more = may_launch()
             if not has_more:
                 self._wait(stop)
-            self._look(stop, asked_before)
+            self._look(stop)
             if not has_more and (asked_to_stop or not stop.requested):
                 self._collect()
             self._watcher.tick([trial for trial, _ in self._alive.values()])
@@ -185,14 +187,30 @@ class Submission:
             else:
                 self._found_ended(step, run_outcome(self._study, step.trial.trial_id, None))
 
-    def _look(self, stop: StopRequest, asked_before: str) -> None:
-        """Looks at the study, and whether anybody asked through it that all trials stop."""
+    def _look(self, stop: StopRequest) -> None:
+        """Looks at the study, and whether anybody asked through it that all trials stop, or some."""
         self._study.refresh()
-        if self._study.stops_asked() != asked_before:
-            stop.reason = stop.reason or ASKED_TO_STOP
+        if self._study.stops_asked() != self._asked:
+            self._asked = self._study.stops_asked()
+            named = self._study.asked_of()
             for handle in self._unseen:  # whoever asked did not see them run
-                self._backend.stop(handle)
+                if not named or handle.trial_id in named:
+                    self._backend.stop(handle)
+            if named:
+                self._drop(named)
+            else:
+                stop.reason = stop.reason or ASKED_TO_STOP
         self._unseen.clear()
+
+    def _drop(self, named: Collection[str]) -> None:
+        """Lets trials that somebody stopped end with their present job, and starts none of them."""
+        self._dropped.update(named)
+        waiting, self._waiting = self._waiting, deque()
+        for step in waiting:
+            if step.trial.trial_id in named:
+                self._found_ended(step, run_outcome(self._study, step.trial.trial_id, JobState.STOPPED))
+            else:
+                self._waiting.append(step)
 
     def _wait(self, stop: StopRequest) -> None:
         """Lets the time until the next look pass, or until a stop is asked for."""
@@ -262,7 +280,8 @@ class Submission:
             result = run_outcome(self._study, trial.trial_id, status.state)
             if result.state not in ("done", "diverged"):
                 has_got_on = result.epoch > self._epochs[trial.trial_id]
-                if status.may_pass or (has_got_on and _lost_its_machine(status.state, result)):
+                is_lost = has_got_on and _lost_its_machine(status.state, result)
+                if (status.may_pass or is_lost) and trial.trial_id not in self._dropped:
                     self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
                     continue
                 is_failure = status.state is JobState.FAILED or result.state in ("failed", "missing")

@@ -935,6 +935,23 @@ def test_jobs_stop_ends_the_jobs_and_every_submitter_on_any_machine(bucket: str,
         assert here.run("plan").count("continue at 2/2") == 2
 
 
+def test_jobs_are_stopped_though_the_record_of_the_study_is_damaged(
+    bucket: str, laptop: Open, moto_server: S3Server
+) -> None:
+    cloud = Cloud(bucket, seconds=10_000)
+    with account(cloud.sagemaker, clock=SteppingClock(60)) as aws:
+        here = laptop(aws)
+        process = here.start("submit", "--yes")
+        aws.wait_for(lambda: sum(request.operation == "ListTrainingJobs" for request in aws.requests) >= 2)
+        process.send_signal(signal.SIGINT)
+        here.ended(process, 75)
+        key = next(key for key in here.wrote if key.endswith("study.json"))
+        moto_server.client.put_object(Bucket=bucket, Key=key, Body=b"[]")
+        said = here.run("stop")
+        assert "study.json: not in the form of a study" in said
+        assert "Asked 2 running trials to save and end" in said and said.count(": interrupted, 2 epochs saved") == 2
+
+
 # -- secrets -------------------------------------------------------------------------------------
 
 PLANTED = {

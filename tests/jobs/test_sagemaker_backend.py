@@ -258,6 +258,32 @@ def test_a_stop_asked_for_while_a_submit_prepared_lets_it_start_nothing(
     assert cloud.sagemaker.history == []
 
 
+def test_a_trial_that_is_stopped_by_name_while_it_waits_for_a_machine_is_not_started_again(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud, grid = Cloud(bucket, lacks_capacity=lambda job: True), read_grid(tmp_path, 1, parallel=1)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+
+        def sleep(seconds: float) -> None:
+            aws.clock.advance(seconds)
+            if cloud.sagemaker.history and cloud.sagemaker.history[0].status == "Failed":
+                study = BucketStudy(cloud.root, grid.study)
+                study.ask_to_stop([trial.trial_id for trial in expand(grid, "digest").trials])
+
+        (result,) = submit(cloud, grid, sleep).values()
+    assert result.state == "missing" and len(cloud.sagemaker.history) == 1
+
+
+def test_a_stop_of_one_trial_lets_the_others_start(bucket: str, reach: Any, tmp_path: Path) -> None:
+    cloud, grid = Cloud(bucket), read_grid(tmp_path, 3, parallel=1)
+    first, second, third = (trial.trial_id for trial in expand(grid, "digest").trials)
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        asked_before = BucketStudy(cloud.root, grid.study).stops_asked()
+        BucketStudy(cloud.root, grid.study).ask_to_stop([second])
+        ended = submit(cloud, grid, aws.clock.advance, asked_before=asked_before)
+    assert {name: result.state for name, result in ended.items()} == {first: "done", second: "missing", third: "done"}
+
+
 def test_an_odd_record_among_the_jobs_keeps_nobody_from_the_others(bucket: str, reach: Any, tmp_path: Path) -> None:
     cloud, grid = Cloud(bucket), read_grid(tmp_path, 1, parallel=1)
     with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
