@@ -167,13 +167,14 @@ class BucketStudy(Study):
         if is_in_bucket(dataset.place):
             return dataset.place
         place = self.shared.below(f"datasets/{dataset.digest[:16]}")
-        there = set(place.list())
+        there = {entry.key: entry.size_bytes for entry in place.entries()}
         manifest = dataset.manifest
         files = {shard["name"]: shard["sha256"] for shard in manifest["shards"]}
         files |= {name: about["sha256"] for name, about in manifest.get("files", {}).items()}
-        if {MANIFEST, *files} <= there:
+        cut = {name for name in files if there.get(name) != (dataset.folder / name).stat().st_size}
+        if MANIFEST in there and not cut:
             return place.uri
-        missing = [name for name, sha256 in files.items() if name not in there or not place.holds(name, sha256)]
+        missing = [name for name, sha256 in files.items() if name in cut or not place.holds(name, sha256)]
         say(f"putting the data set into the bucket: {len(missing)} of {len(files)} files, {place.uri}")
         _upload(place, {name: dataset.folder / name for name in missing}, say, check)
         place.create(MANIFEST, (dataset.folder / MANIFEST).read_bytes())

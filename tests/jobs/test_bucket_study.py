@@ -503,17 +503,24 @@ def test_a_data_set_whose_upload_broke_off_goes_on_where_it_was(
     assert puts(proxy) == ["manifest.json"]
 
 
-def test_a_shared_data_set_that_lost_a_file_is_made_whole_again(
-    bucket: str, proxy: FaultProxy, tiny_set: Dataset
+@pytest.mark.parametrize("how", ["lost", "cut"])
+def test_a_shared_data_set_that_lost_a_file_or_a_part_of_one_is_made_whole_again(
+    bucket: str, proxy: FaultProxy, tiny_set: Dataset, how: str
 ) -> None:
     study = looked(bucket)
     study.share_dataset(tiny_set, print)
     shard = tiny_set.manifest["shards"][0]["name"]
     place = S3Storage(f"s3://{bucket}/studies/.shared/datasets/{tiny_set.digest[:16]}")
-    place.delete(shard)
+    if how == "lost":
+        place.delete(shard)
+    else:
+        place.write(shard, b"a part")
     proxy.requests.clear()
     study.share_dataset(tiny_set, print)
-    assert puts(proxy) == [Path(shard).name, "manifest.json"] and shard in set(place.list())
+    assert puts(proxy) == [Path(shard).name, "manifest.json"]
+    assert dataset_in(place.uri).digest == tiny_set.digest and place.holds(
+        shard, tiny_set.manifest["shards"][0]["sha256"]
+    )
 
 
 def test_of_two_submitters_with_other_data_only_the_first_gets_the_study(
