@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from artclf.checkpoint import Checkpoints, LocalGenerations
+from container.generations import BucketGenerations
 from tests.conftest import Amount, Measured
 from tests.container.conftest import Remote
 from tests.s3_proxy import EXPIRED_TOKEN, FaultProxy, Request
@@ -90,9 +93,10 @@ def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_n
     monkeypatch: pytest.MonkeyPatch,
     amount: Amount,
     measured: Measured,
+    tmp_path: Path,
 ) -> None:
     rotations = amount(2, 20)
-    remote: Remote = put_run("run", **{"train.epochs": 120 * rotations})
+    remote: Remote = put_run("run", **{"train.epochs": 10_000})  # more than there is time for: it is stopped at the end
     with FaultProxy(moto_server.url, moto_server.credentials) as proxy:
         proxy.on(do=EXPIRED_TOKEN, times=None, when=vendor.is_stale)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -120,10 +124,19 @@ def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_n
                         raise AssertionError(lines)
                 assert len(remote.committed()) >= 1
             vendor.number = rotation + 2
+        job.terminate()
         job.wait()
         reader.join()
         job.stdout.close()
-        assert job.returncode == 0, lines
-    assert remote.status()["state"] == "done" and len(remote.metrics()) == 120 * rotations
+        assert job.returncode == 75, lines
+    status, epochs = remote.status(), [line["epoch"] for line in remote.metrics()]
+    assert status["state"] == "interrupted" and epochs == list(range(1, status["epoch"] + 1))
+    newest, problems = BucketGenerations(remote.storage.below("checkpoint")).fetch_newest_sound(tmp_path / "back")
+    state = Checkpoints(LocalGenerations(tmp_path / "back")).restore()[0]
+    assert problems == [] and newest == max(remote.committed()) and state is not None
+    assert len(state.state["place"]["history"]) == status["epoch"]
     away = "until 5 calls were refused" if amount(0, 1) == 0 else "for 600 s"
-    measured(f"{rotations} rotations and one absence {away}, {vendor.refused} calls refused: done, no commit lost")
+    measured(
+        f"{rotations} rotations and one absence {away}, {vendor.refused} calls refused, {len(epochs):,} epochs: "
+        "no commit lost"
+    )
