@@ -200,9 +200,11 @@ class Dataset:
         manifest = read_manifest(folder)
         for name, expected in manifest.get("files", {}).items():
             path = folder / name
-            if fetch is not None and path.is_file() and file_sha256(path) != expected["sha256"]:
+            if file_sha256(path) == expected["sha256"]:
+                continue
+            if fetch is not None:
                 fetch(name, again=True)  # damaged here; where it comes from it is sound
-            if path.is_file() and file_sha256(path) != expected["sha256"]:
+            if fetch is None or file_sha256(path) != expected["sha256"]:
                 raise StorageError(f"{path}: not as prepare wrote it. Run prepare again.")
         try:
             index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)

@@ -88,7 +88,7 @@ class RemoteRun:
         except BaseException as error:
             if isinstance(error, ResumeError):
                 self.run.give_verdict("failed", str(error))
-                self._put_record("status.json")
+                self._put_record("status.json", *_content(self.run.status))
             self._release()
             raise
         self._uploader.start()
@@ -132,7 +132,7 @@ class RemoteRun:
             if path.is_file() and _is_left(key):
                 self._put_file(key, path)
         for name in RECORDS:
-            self._put_record(name)
+            self._put_record(name, *_content(self.run.path / name))
         self._release()
 
     def _release(self) -> None:
@@ -153,8 +153,9 @@ class RemoteRun:
 
     def _lose(self, error: LeaseLost) -> None:
         log.error("%s", error)
-        self._is_lost = True
-        self._lost()
+        if not self._is_lost:
+            self._is_lost = True
+            self._lost()
 
     def _work(self) -> None:
         """Brings back what is new until the trainer has ended or the run was lost."""
@@ -205,14 +206,12 @@ class RemoteRun:
         shutil.rmtree(aside)
         return is_whole
 
-    def _put_record(self, name: str, content: bytes = b"", fingerprint: tuple[int, int] = (0, 0)) -> None:
-        """Puts a file that tells how the run stands (as it is now, if no content is given), unless it was put already.
+    def _put_record(self, name: str, content: bytes, fingerprint: tuple[int, int]) -> None:
+        """Puts a file that tells how the run stands, as ``_content`` found it, unless it was put already.
 
         Raises:
             LeaseLost: if another machine has written it since we read or wrote it last.
         """
-        if not content:
-            content, fingerprint = _content(self.run.path / name)
         if not content or self._uploaded.get(name) == fingerprint:
             return
         version = self._versions.get(name)

@@ -47,6 +47,7 @@ from artclf.rundir import RunDir, RunStatus, read_json, write_json
 from artclf.storage import LocalStorage, atomic_folder, local_path, make_folder, sync_folder
 from jobs.backends.local import PROJECT, LocalBackend
 from jobs.processes import commands
+from jobs.push import REVISION
 from jobs.spec import BackendError, JobHandle, JobSpec
 
 IMAGE, IMAGE_VARIABLE = "artclf:latest", "ARTCLF_IMAGE"
@@ -103,7 +104,7 @@ class SageMakerLocalBackend(LocalBackend):
         """Returns what a person should know before jobs are started: which image, and whether it is of other code."""
         if shutil.which("docker") is None:
             return []
-        label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+        label = f'{{{{index .Config.Labels "{REVISION}"}}}}'
         built = docker("image", "inspect", "--format", label, self._image).stdout.strip()
         git = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
         here = ""
