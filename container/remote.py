@@ -123,17 +123,20 @@ class RemoteRun:
             LeaseLost: if another machine has taken it over; nothing is brought back then.
             StorageError: if the bucket refuses until the budget of its retries is used up.
         """
-        self._ended.set()
-        self._uploader.join()
-        self._lease.renew()
-        self._put_generation()
-        for path in sorted(self.run.path.rglob("*")):
-            key = path.relative_to(self.run.path).as_posix()
-            if path.is_file() and _is_left(key):
-                self._put_file(key, path)
-        for name in RECORDS:
-            self._put_record(name, *_content(self.run.path / name))
-        self._release()
+        try:
+            self._ended.set()
+            self._uploader.join()
+            self._lease.renew()
+            self._put_generation()
+            for path in sorted(self.run.path.rglob("*")):
+                key = path.relative_to(self.run.path).as_posix()
+                if path.is_file() and _is_left(key):
+                    self._put_file(key, path)
+            for name in RECORDS:
+                self._put_record(name, *_content(self.run.path / name))
+            self._release()
+        finally:  # a lease of which we could not put the last files runs out by itself
+            self._let_go.set()
 
     def _release(self) -> None:
         self._let_go.set()

@@ -277,6 +277,8 @@ def test_a_machine_that_was_away_overwrites_no_word_of_its_successor(
     remote.storage.write("status.json", json.dumps(vars(RunStatus("done", epoch=9))).encode())
     run.write_status(RunStatus("running", epoch=5))
     assert lost.wait(60)
+    with pytest.raises(LeaseLost):
+        mine.end()
     assert remote.status()["state"] == "done"
 
 
