@@ -86,10 +86,12 @@ class RemoteRun:
         try:
             self._fetch(files)
         except BaseException as error:
-            if isinstance(error, ResumeError):
-                self.run.give_verdict("failed", str(error))
-                self._put_record("status.json", *_content(self.run.status))
-            self._release()
+            try:
+                if isinstance(error, ResumeError):
+                    self.run.give_verdict("failed", str(error))
+                    self._put_record("status.json", *_content(self.run.status))
+            finally:  # also if the verdict could not be put
+                self._release()
             raise
         self._uploader.start()
         return self.run

@@ -62,8 +62,12 @@ class Remote:
         except FileNotFoundError:
             return {}
 
+    @property
+    def generations(self) -> BucketGenerations:
+        return BucketGenerations(self.storage.below("checkpoint"))
+
     def committed(self) -> list[int]:
-        return BucketGenerations(self.storage.below("checkpoint")).numbers()
+        return self.generations.numbers()
 
     def metrics(self) -> list[dict[str, Any]]:
         try:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from artclf.checkpoint import Checkpoints, LocalGenerations
-from container.generations import BucketGenerations
 from tests.conftest import Amount, Measured
 from tests.container.conftest import Remote
 from tests.s3_proxy import EXPIRED_TOKEN, FaultProxy, Request
@@ -131,7 +130,7 @@ def test_credentials_that_expire_again_and_again_and_are_away_for_a_while_lose_n
         assert job.returncode == 75, lines
     status, epochs = remote.status(), [line["epoch"] for line in remote.metrics()]
     assert status["state"] == "interrupted" and epochs == list(range(1, status["epoch"] + 1))
-    newest, problems = BucketGenerations(remote.storage.below("checkpoint")).fetch_newest_sound(tmp_path / "back")
+    newest, problems = remote.generations.fetch_newest_sound(tmp_path / "back")
     state = Checkpoints(LocalGenerations(tmp_path / "back")).restore()[0]
     assert problems == [] and newest == max(remote.committed()) and state is not None
     assert len(state.state["place"]["history"]) == status["epoch"]

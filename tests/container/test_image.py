@@ -18,7 +18,6 @@ import pytest
 
 from artclf.records import Dataset
 from artclf.rundir import RunDir
-from container.generations import BucketGenerations
 from tests.container.conftest import Remote
 from tests.container.test_sagemaker import TINY, platform
 from tests.crash import metrics_of, newest_place, place_gone_on_from, unreadable
@@ -364,7 +363,7 @@ def test_containers_stopped_and_killed_in_epochs_of_a_run_in_a_bucket_leave_all_
         assert place_gone_on_from(container.output()) == saved
         assert remote.status()["state"] == state and "model.keras" not in set(remote.storage.list())
         back = RunDir(tmp_path / signal)
-        newest, problems = BucketGenerations(remote.storage.below("checkpoint")).fetch_newest_sound(back.checkpoints)
+        newest, problems = remote.generations.fetch_newest_sound(back.checkpoints)
         assert newest is not None and newest >= number + 2 and problems == []
         saved, number = newest_place(back), newest
     last = start_job(engine, moto_server, remote)

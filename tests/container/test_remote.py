@@ -371,12 +371,28 @@ def test_a_run_whose_commits_are_all_damaged_says_so_in_its_status_and_lets_the_
     put_run: Any, tmp_path: Path
 ) -> None:
     remote = put_run("run")
-    put_all(BucketGenerations(remote.storage.below("checkpoint")), commit(tmp_path / "here", 1))
+    put_all(remote.generations, commit(tmp_path / "here", 1))
     remote.storage.write("checkpoint/gen-000001/state.json", b"[]")
     for job in ("job-a1", "job-a2"):  # the second waits for no lease
         output, _ = (process := remote.start(job)).communicate()
         assert process.returncode == 3 and "no committed state is sound" in output
         assert remote.status()["state"] == "failed" and "no committed state is sound" in remote.status()["reason"]
+
+
+def test_a_run_that_cannot_begin_is_let_go_even_if_its_verdict_cannot_be_put(
+    put_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = put_run("run")
+    put_all(remote.generations, commit(tmp_path / "here", 1))
+    remote.storage.write("checkpoint/gen-000001/state.json", b"[]")
+
+    def refuse(*arguments: object) -> None:
+        raise StorageError("no right to write it")
+
+    monkeypatch.setattr(RemoteRun, "_put_record", refuse)
+    with pytest.raises(StorageError, match="no right to write it"):
+        RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", life_s=3).begin()
+    Lease(remote.storage, "next", life_s=3).take()  # refused while the first one is renewed
 
 
 def test_a_bucket_that_cannot_be_read_marks_no_generation_as_damaged(
