@@ -323,6 +323,16 @@ def animation(form: str, name: str, frames: int = 3, **options: Any) -> bytes:
     return encoded(first, form, save_all=True, append_images=others, **options)
 
 
+def animated_avif(name: str) -> bytes:
+    """Returns an animated AVIF whose boxes do not tell when it was made (ISO/IEC 14496-12, 8.2.2, 8.3.2, 8.4.2:
+    in version 1 two numbers of 8 bytes after the box's name, version and flags)."""
+    content = animation("AVIF", name)
+    for box in (b"mvhd", b"tkhd", b"mdhd"):
+        start = content.index(box + b"\1") + 8
+        content = content[:start] + bytes(16) + content[start + 16 :]
+    return content
+
+
 def film(name: str, frames: int) -> bytes:
     """Returns a GIF of many one-pixel frames."""
     first = encoded(Image.fromarray(scene(name)).quantize(16), "GIF")[:-1]
@@ -337,17 +347,23 @@ def float_tiff(name: str, top: float, *, broken: bool = False) -> bytes:
     return encoded(Image.fromarray(values), "TIFF")
 
 
+def undated(profile: bytes) -> bytes:
+    """Returns an ICC profile without the second it was made in (bytes 24 to 35 of its header, ICC.1:2022, 7.2)."""
+    return profile[:24] + bytes(12) + profile[36:]
+
+
 def lab_tiff(name: str) -> bytes:
     """Returns a TIFF in CIE Lab."""
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(Image.fromarray(scene(name)), to_lab)
     assert lab is not None
+    lab.info["icc_profile"] = undated(lab.info["icc_profile"])
     return encoded(lab, "TIFF")
 
 
 def profiled(name: str) -> bytes:
     """Returns a JPEG with a profile whose red and green are exchanged, as far from sRGB as can be seen."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = undated(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     exchanged = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
     return jpeg(name, icc_profile=exchanged)
 
@@ -449,7 +465,7 @@ def _converted() -> list[Case]:
         _case("I20", "animated.gif", partial(animation, "GIF", "animated gif"), "animation", "palette"),
         _case("I20", "animated.webp", partial(animation, "WEBP", "animated webp", lossless=True), "animation"),
         _case("I20", "animated.png", partial(animation, "PNG", "animated png"), "animation"),
-        _case("I20", "animated.avif", partial(animation, "AVIF", "animated avif"), "animation"),
+        _case("I20", "animated.avif", partial(animated_avif, "animated avif"), "animation"),
         _case("I20", "pages.tif", partial(animation, "TIFF", "pages"), "pages"),
         *(
             _case("I21", f"turned_{n}.jpg", partial(rotated, "JPEG", n), *(["exif rotation"] if n > 1 else []))

@@ -59,9 +59,9 @@ def test_every_kind_of_picture_is_judged_as_the_table_says(case: Case) -> None:
     assert picture.pixels.shape[2] == 3
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.id} {case.name}")
-def test_cases_are_the_same_bytes_each_time(case: Case) -> None:
-    assert case.make() == case.make()
+def test_cases_are_the_same_bytes_whenever_they_are_made() -> None:
+    contents = [case.make() for case in CASES]  # for about a second: what tells the time of day differs afterwards
+    assert [case.name for case, content in zip(CASES, contents, strict=True) if case.make() != content] == []
 
 
 # -- what the pixels are -------------------------------------------------------------------------

@@ -1072,10 +1072,17 @@ def test_a_look_alike_that_ignores_conditions_is_refused(
 
 
 def one_story(
-    storage: S3Storage, proxy: FaultProxy, folder: Path, count: int, lost: int, shares: dict[Any, float]
+    storage: S3Storage,
+    proxy: FaultProxy,
+    folder: Path,
+    count: int,
+    shares: dict[Any, float],
+    *,
+    lost: int,
+    flipped: int = 0,
 ) -> dict[str, bytes]:
     """Writes objects in all ways from 4 threads, every third created by all of them at once, while some answers are
-    lost and other faults have their shares; reads all back and checks them.
+    lost, some contents flipped once on each way, and other faults have their shares; reads all back and checks them.
 
     Returns:
         what each object must hold.
@@ -1086,6 +1093,9 @@ def one_story(
     sizes |= dict.fromkeys(chance.sample(keys[1::3], max(1, count // 100)), PART + 1)
     for key in chance.sample(keys, lost):
         proxy.on(("PutObject", "CompleteMultipartUpload"), key, do=Break.LOSE_ANSWER)
+    for key in chance.sample([key for key in keys if 0 < sizes[key] <= PART], flipped):
+        proxy.on("PutObject", key, do=Break.FLIP_UPLOAD)
+        proxy.on("GetObject", key, do=Break.FLIP_ANSWER)
     proxy.shares = shares
     expected: dict[str, bytes] = {}
     created: dict[str, list[int]] = {key: [] for key in keys[::3]}
@@ -1139,18 +1149,16 @@ def test_a_thousand_objects_come_through_all_faults(
 ) -> None:
     count = amount(100, 1000)
     # Fewer objects meet more of what is rare.
-    cut, flipped = amount(50, 10) / 1000, amount(20, 1) / 1000
+    cut, flip = amount(50, 10) / 1000, amount(20, 1) / 1000
     proxy.seed = 20261124
     shares = {
         SLOW_DOWN: 0.05,
         Break.RESET: 0.02,
         Break.CUT_ANSWER: cut,
-        Break.FLIP_ANSWER: flipped,
-        Break.FLIP_UPLOAD: flipped,
+        Break.FLIP_ANSWER: flip,
+        Break.FLIP_UPLOAD: flip,
     }
-    proxy.on("PutObject", do=Break.FLIP_UPLOAD, after=20, when=lambda request: request.size_bytes > 0)
-    proxy.on("GetObject", do=Break.FLIP_ANSWER, after=20, times=4)  # some of the objects are empty
-    expected = one_story(storage, proxy, tmp_path, count, count // 20, shares)
+    expected = one_story(storage, proxy, tmp_path, count, shares, lost=count // 20, flipped=4)
     assert proxy.counts[Break.LOSE_ANSWER.value] == count // 20
     assert {fault.value for fault in Break} | {"SlowDown"} == set(proxy.counts)
     assert wrong_in_bucket(stored, expected) == []
@@ -1174,5 +1182,5 @@ def test_whatever_the_seed_all_objects_come_through(
         proxy.seed = int.from_bytes(os.urandom(4)) if story else 1
         proxy.calm()
         below = storage.below(f"{story}")
-        expected = one_story(below, proxy, tmp_path, 12, 2, often)
+        expected = one_story(below, proxy, tmp_path, 12, often, lost=2)
         assert wrong_in_bucket(lambda key, story=story: stored(f"{story}/{key}"), expected) == []  # type: ignore[misc]
