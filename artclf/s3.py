@@ -281,7 +281,7 @@ class S3Storage:
         return head is not None and head["Metadata"].get("sha256") == sha256
 
     def upload(self, key: str, path: Path) -> None:
-        """Puts a file in one step, whatever its size.
+        """Puts a file in one step, whatever its size; of one that grows meanwhile, what it held when this began.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -289,14 +289,17 @@ class S3Storage:
         """
         size = path.stat().st_size
         if size <= self.part_bytes:
-            self.write(key, path.read_bytes())
+            self.write(key, _section(path, 0, size))
         else:
             self._upload_parts(key, path, size)
 
     def _upload_parts(self, key: str, path: Path, size: int) -> None:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         part_bytes = max(self.part_bytes, -(-size // MOST_PARTS))
+        sections = [(start, min(part_bytes, size - start)) for start in range(0, size, part_bytes)]
+        whole = hashlib.sha256()
+        for section in sections:
+            whole.update(_section(path, *section))
+        sha256 = whole.hexdigest()
         patience = self._patience("write", key)
         while True:
             upload = self._try(
@@ -308,8 +311,8 @@ class S3Storage:
             )["UploadId"]
             try:
                 parts = [
-                    self._upload_part(key, upload, number, path, part_bytes)
-                    for number in range(1, -(-size // part_bytes) + 1)
+                    self._upload_part(key, upload, number, _section(path, *section))
+                    for number, section in enumerate(sections, 1)
                 ]
                 self._client.complete_multipart_upload(
                     **self._at(key),
@@ -321,15 +324,13 @@ class S3Storage:
                 self._abort(key, upload)
                 raise error
             except Exception as error:
-                if self.holds(key, sha256):  # only the answer was lost
-                    return
+                is_there = self.holds(key, sha256)  # only the answer was lost, or it was there before
                 self._abort(key, upload)
+                if is_there:
+                    return
                 patience.failed(error)
 
-    def _upload_part(self, key: str, upload: str, number: int, path: Path, part_bytes: int) -> dict[str, Any]:
-        with open(path, "rb") as file:
-            file.seek((number - 1) * part_bytes)
-            content = file.read(part_bytes)
+    def _upload_part(self, key: str, upload: str, number: int, content: bytes) -> dict[str, Any]:
         checksum = _checksum(hashlib.sha256(content).digest())
         patience = self._patience("write", key)
         while True:
@@ -653,6 +654,12 @@ class _Patience(aws.Patience):
 
 
 # -- what answers and errors say -------------------------------------------------------------------
+
+
+def _section(path: Path, start: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def _metadata(sha256: str, writer: str) -> dict[str, str]:

@@ -9,6 +9,8 @@ however long an upload takes.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import shutil
@@ -183,7 +185,8 @@ class RemoteRun:
         kept = {name: _content(self.run.path / name) for name in RECORDS}
         has_committed = self._put_generation()
         for name, (content, fingerprint) in kept.items():
-            self._put_record(name, content, fingerprint)
+            if name != "status.json" or not _is_done(content):  # its model and scores come first: end() puts it last
+                self._put_record(name, content, fingerprint)
         self._put_file("environment.json", self.run.environment)
         if also_seldom:
             self._put_file("progress.json", self.run.progress)
@@ -206,6 +209,7 @@ class RemoteRun:
         except FileNotFoundError:  # removed in this moment: there is a newer one
             return False
         if is_whole := (aside / MANIFEST).exists():
+            self._lease.renew()  # a machine that slept may have been followed by another
             self._generations.put(numbers[-1], aside)
             self._committed = numbers[-1]
         shutil.rmtree(aside)
@@ -236,6 +240,13 @@ class RemoteRun:
         if self._uploaded.get(key) != fingerprint:
             self._storage.upload(key, path)
             self._uploaded[key] = fingerprint
+
+
+def _is_done(status: bytes) -> bool:
+    """Says whether a status promises all that a finished run leaves."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return json.loads(status).get("state") == "done"  # type: ignore[no-any-return]
+    return False
 
 
 def _is_left(key: str) -> bool:

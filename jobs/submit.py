@@ -63,6 +63,8 @@ def run_outcome(study: Study, trial_id: str, job: JobState | None) -> Outcome:
         return Outcome("running") if job is not None and job.alive else Outcome("failed", str(error))
     result = outcome(job, status)
     if result.state == "done" and not study.is_complete(trial_id):
+        if job is not None and job.alive:  # it is about to begin again, or brings them
+            return Outcome("running", epoch=result.epoch)
         return Outcome("failed", "files of the finished run are missing", result.epoch)
     return result
 
@@ -130,6 +132,7 @@ class Submission:
         self._asked = ""
         self._ended: dict[str, Outcome] = {}
         self._held_s = self._hold_s = 0.0
+        self._has_run: set[str] = set()  # names of jobs that had a machine
 
     def run(
         self, steps: Sequence[Step], max_parallel: int, stop: StopRequest, asked_before: str | None = None
@@ -167,9 +170,9 @@ class Submission:
             has_more = may_launch()
             if not has_more:
                 self._wait(stop)
-            self._look(stop)
             if not has_more and (asked_to_stop or not stop.requested):
                 self._collect()
+            self._look(stop)  # last: whoever asked to stop while a job ended wants no other one in its place
             self._watcher.tick([trial for trial, _ in self._alive.values()])
         return self._ended
 
@@ -241,7 +244,6 @@ class Submission:
             else:
                 self._waiting.appendleft(step)
             return
-        self._hold_s = 0.0
         self._unseen.append(handle)
         self._study.record_job(handle)
         self._adopt(trial, step, handle)
@@ -272,6 +274,11 @@ class Submission:
     def _collect(self) -> None:
         statuses = self._backend.status([handle for _, handle in self._alive.values()])
         ended = [status for status in statuses if not status.state.alive]
+        had = [s for s in statuses if s.state is JobState.RUNNING or not (s.state.alive or s.may_pass)]
+        has_run = {status.handle.name for status in had}
+        if not has_run <= self._has_run:  # machines can be had again
+            self._hold_s = 0.0
+        self._has_run |= has_run
         if ended:
             self._study.refresh()  # what was seen before may be from before its verdict
         for status in ended:
@@ -282,13 +289,19 @@ class Submission:
                 has_got_on = result.epoch > self._epochs[trial.trial_id]
                 is_lost = has_got_on and _lost_its_machine(status.state, result)
                 if (status.may_pass or is_lost) and trial.trial_id not in self._dropped:
-                    self._hold(Step(trial, "retry", "no machine was free", result.epoch, result.state), status.word)
+                    (step,) = plan([trial], {trial.trial_id: result})
+                    self._hold(step if is_lost else _without_a_machine(step), status.word)
                     continue
                 is_failure = status.state is JobState.FAILED or result.state in ("failed", "missing")
                 if is_failure and result.reason and status.word and status.word not in result.reason:
                     result = replace(result, reason=f"{result.reason} ({status.word})")
             self._ended[trial.trial_id] = result
             self._watcher.ended(trial, result)
+
+
+def _without_a_machine(step: Step) -> Step:
+    """Returns the step that follows a job which got no machine, or none again."""
+    return replace(step, action="continue" if step.epoch else "retry", why="no machine was free")
 
 
 def _lost_its_machine(job: JobState, result: Outcome) -> bool:

@@ -95,12 +95,19 @@ def submit(
     asked_before: str | None = None,
 ) -> dict[str, Outcome]:
     """Submits a grid as the command does, with time that passes when it waits."""
-    backend = SageMakerBackend(settings, sleep=sleep, clock=lambda: 0.0)
+    slept_s = 0.0
+
+    def passing(seconds: float) -> None:
+        nonlocal slept_s
+        slept_s += seconds
+        sleep(seconds)
+
+    backend = SageMakerBackend(settings, sleep=passing, clock=lambda: slept_s)
     study = BucketStudy(cloud.root, grid.study)
     study.refresh()
     expansion = expand(grid, "digest")
     study.record(grid, "s3://my-art/data", "digest", expansion)
     steps = plan(expansion.trials, outcomes(study, expansion.trials, backend))
     watcher = LineWatcher(study, len(steps))
-    submission = Submission(study, grid, backend, "s3://my-art/data", "digest", watcher, sleep=sleep)
+    submission = Submission(study, grid, backend, "s3://my-art/data", "digest", watcher, sleep=passing)
     return submission.run(steps, grid.resources.max_parallel, stop or StopRequest(), asked_before)

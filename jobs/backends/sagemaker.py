@@ -284,14 +284,16 @@ class SageMakerBackend:
         """Yields what the job has printed so far, each start of it in its order."""
         client: CloudWatchLogsClient = self._client("logs")
         try:
-            streams = self._call(
+            streams = self._tried(
                 lambda: client.describe_log_streams(
                     logGroupName=LOG_GROUP, logStreamNamePrefix=f"{handle.name}/", orderBy="LogStreamName"
                 ),
                 aws.FIRST_BUDGET_S,  # somebody waits, and nothing depends on it
             )["logStreams"]
-        except BackendError:  # no group or no stream before the first line
-            return
+        except Exception as error:
+            if aws.code(error) == "ResourceNotFoundException":  # no group before the first line of all
+                return
+            raise self._refusal(handle.name, error) from error
         for stream in sorted(streams, key=lambda stream: stream.get("creationTime", 0)):
             place: dict[str, str] = {}
             while True:
@@ -366,7 +368,7 @@ class SageMakerBackend:
         if not code and not self._has_answered:
             hint = " Is that the right region?" if aws.is_passing(error) else ""
             return ConfigError(f"{where}AWS cannot be used in {region}: {told}{hint}")
-        return BackendError(f"{where}SageMaker refused: {told}")
+        return BackendError(f"{where}AWS refused: {told}")
 
 
 def _common(handles: Sequence[JobHandle]) -> str:

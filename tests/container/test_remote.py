@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -27,6 +27,10 @@ from container.lease import Lease, LeaseLost
 from container.remote import RemoteRun
 from tests.conftest import PROJECT, Amount, Measured
 from tests.container.conftest import Remote
+from tests.s3_proxy import FaultProxy, Meanwhile
+
+if TYPE_CHECKING:
+    from tests.s3_servers import S3Server
 
 
 def kill(job: subprocess.Popen[str]) -> None:
@@ -77,12 +81,24 @@ def test_a_run_in_a_bucket_stopped_and_killed_ends_with_the_bits_of_one_that_was
     measured(f"{runs} runs in a bucket, {deaths} times stopped or killed: weights, predictions and metrics equal")
 
 
-def test_what_a_finished_run_leaves_is_all_in_the_bucket_and_its_status_came_last(put_run: Any) -> None:
-    remote = put_run("run", **{"train.epochs": 1})
-    output, _ = (job := remote.start()).communicate()
+def test_whoever_reads_that_a_run_is_done_finds_all_that_it_leaves(
+    put_run: Any, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, seen = put_run("run", **{"train.epochs": 1}), list[tuple[str, set[str]]]()
+
+    def look() -> None:
+        there = set(remote.storage.list())
+        seen.append((remote.status().get("state", ""), there))
+
+    look()
+    with FaultProxy(moto_server.url, moto_server.credentials) as proxy:
+        proxy.on(do=Meanwhile(look), times=None)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        output, _ = (job := remote.start()).communicate()
     assert job.returncode == 0, output
     left = {path.as_posix() for path in RunDir(Path()).left_when_done()}
-    assert left <= set(remote.storage.list())
+    found = [left <= there for state, there in seen if state == "done"]
+    assert found and all(found)
     assert json.loads(remote.storage.read("lease.json"))["holder"] == ""
 
 
@@ -327,6 +343,18 @@ def test_a_machine_that_has_not_noticed_yet_that_it_lost_its_run_overwrites_noth
     assert remote.status() == {} and "log.txt" not in set(remote.storage.list())
 
 
+def test_a_machine_that_has_not_noticed_yet_that_it_lost_its_run_commits_nothing(put_run: Any, tmp_path: Path) -> None:
+    remote, lost = put_run("run"), threading.Event()
+    mine = RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", lost.set, life_s=600)
+    run = mine.begin()
+    Lease(remote.storage, "mine").take()
+    commit(run.checkpoints, 1)
+    assert lost.wait(60)
+    with pytest.raises(LeaseLost):
+        mine.end()
+    assert not [key for key in remote.storage.list() if key.startswith("checkpoint/")]
+
+
 def test_a_lease_is_kept_alive_however_long_an_upload_takes(
     put_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,8 +419,10 @@ def test_a_run_that_cannot_begin_is_let_go_even_if_its_verdict_cannot_be_put(
 
     monkeypatch.setattr(RemoteRun, "_put_record", refuse)
     with pytest.raises(StorageError, match="no right to write it"):
-        RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine", life_s=3).begin()
-    Lease(remote.storage, "next", life_s=3).take()  # refused while the first one is renewed
+        RemoteRun(remote.storage, tmp_path / "mine" / "run", "mine").begin()
+    sleep = Waiting()
+    Lease(remote.storage, "next", sleep=sleep).take()
+    assert sleep.seconds == 0
 
 
 def test_a_bucket_that_cannot_be_read_marks_no_generation_as_damaged(

@@ -23,7 +23,7 @@ from jobs import bucket_study
 from jobs.bucket_study import BucketStudy
 from jobs.gather import gather
 from jobs.grid import Grid, expand, load_grid
-from jobs.spec import JobHandle, JobState
+from jobs.spec import JobHandle, JobState, Outcome
 from jobs.submit import run_outcome
 from tests.conftest import Amount, Measured
 from tests.s3_proxy import ACCESS_DENIED, Break, FaultProxy, Meanwhile, Request
@@ -384,6 +384,13 @@ def test_a_verdict_that_came_after_the_listing_is_not_taken_for_one_without_its_
     put(f"{RUN}/status.json", b'{"state": "running"}')
     proxy.on("GetObject", "status.json", do=Meanwhile(lambda: finish(put, "0123abcd")))
     assert run_outcome(looked(bucket), "0123abcd", JobState.RUNNING).state == "done"
+
+
+def test_a_run_that_is_said_to_be_done_and_lacks_files_is_running_while_its_job_does(
+    bucket: str, proxy: FaultProxy, put: Callable[..., None]
+) -> None:
+    put(f"{RUN}/status.json", b'{"state": "done", "epoch": 4}')
+    assert run_outcome(looked(bucket), "0123abcd", JobState.RUNNING) == Outcome("running", epoch=4)
 
 
 def test_a_finished_run_without_its_files_is_looked_for_once_more_and_no_more(

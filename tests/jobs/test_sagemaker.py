@@ -539,7 +539,7 @@ def test_a_login_that_has_run_out_is_told_as_such(monkeypatch: pytest.MonkeyPatc
 def test_a_refusal_for_good_is_told_with_the_job_and_never_repeated(reach: Reach) -> None:
     refused = ServiceError("ValidationException", "1 validation error detected: no such role")
     with reach(account(FakeSageMaker(Scripted()), before=lambda *_: refused)) as aws:
-        with pytest.raises(BackendError, match=f"{SPEC.name}: SageMaker refused: 1 validation error"):
+        with pytest.raises(BackendError, match=f"{SPEC.name}: AWS refused: 1 validation error"):
             backend_at(aws).submit(SPEC)
         assert len(aws.requests) == 1
 

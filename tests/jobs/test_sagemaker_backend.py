@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.conftest import Amount, Measured
 from tests.fake_aws.clock import Clock
 from tests.fake_aws.logs import FakeLogs
 from tests.fake_aws.model import broken_rules
+from tests.fake_aws.protocols import ServiceError
 from tests.fake_aws.sagemaker import FakeSageMaker
 from tests.fake_aws.server import REGION, FakeAws, Lost
 from tests.fake_aws.sts import FakeSts
@@ -59,8 +61,6 @@ def test_a_request_is_the_golden_one_and_fits_awss_own_model(name: str, spec: Jo
 
 
 def test_the_line_of_an_epoch_gives_sagemaker_its_figures() -> None:
-    import re
-
     from jobs.backends.sagemaker import METRICS
 
     line = "epoch 3/20  loss 1.4008 (val 1.3377)  accuracy 0.4208 (val 0.2833)  0.2 s"
@@ -104,14 +104,26 @@ def test_throttled_creates_fail_no_trial_and_looks_stay_rare(
     measured(f"1 create a second, {count} jobs: {throttled} throttled, 0 failures, at most {reads} reads a minute")
 
 
-def test_missing_capacity_is_waited_for_and_the_trial_ends_under_its_next_attempt(
-    bucket: str, reach: Any, tmp_path: Path
+def test_missing_capacity_is_waited_for_ever_longer_and_the_trial_ends_under_its_next_attempt(
+    bucket: str, reach: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cloud = Cloud(bucket, lacks_capacity=lambda job: job.name.endswith(("-a1", "-a2")))
+    cloud = Cloud(bucket, lacks_capacity=lambda job: job.name.endswith(("-a1", "-a2", "-a3", "-a4", "-a5", "-a6")))
     with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
         ended = submit(cloud, read_grid(tmp_path, 1, parallel=1), aws.clock.advance)
     assert [result.state for result in ended.values()] == ["done"]
-    assert [job.name[-2:] for job in cloud.sagemaker.history] == ["a1", "a2", "a3"]
+    assert [job.name[-2:] for job in cloud.sagemaker.history] == [f"a{number}" for number in range(1, 8)]
+    told = re.findall(r"the next try in (.*?):", capsys.readouterr().out)
+    assert told == ["10 s", "20 s", "40 s", "1 min 20 s", "2 min 00 s", "2 min 00 s"]
+
+
+def test_once_a_machine_was_had_the_next_one_is_asked_for_soon_again(
+    bucket: str, reach: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = ("-a1", "-a2")
+    cloud = Cloud(bucket, lacks_capacity=lambda job: job.name.endswith(lacking))
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock())) as aws:
+        submit(cloud, read_grid(tmp_path, 2, parallel=1), aws.clock.advance)
+    assert re.findall(r"the next try in (.*?):", capsys.readouterr().out) == ["10 s", "20 s", "10 s", "20 s"]
 
 
 def test_a_spot_job_that_waited_too_long_is_followed_by_the_next_attempt(
@@ -133,7 +145,7 @@ def test_a_spot_job_that_waited_too_long_is_followed_by_the_next_attempt(
 
 
 def test_a_trial_whose_job_failed_by_the_loss_of_its_machine_goes_on_in_another(
-    bucket: str, reach: Any, tmp_path: Path
+    bucket: str, reach: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cloud = Cloud(bucket)
 
@@ -149,6 +161,7 @@ def test_a_trial_whose_job_failed_by_the_loss_of_its_machine_goes_on_in_another(
         ended = submit(cloud, read_grid(tmp_path, 1, parallel=1), aws.clock.advance)
     assert [(job.name[-2:], job.status) for job in cloud.sagemaker.history] == [("a1", "Failed"), ("a2", "Completed")]
     assert [result.state for result in ended.values()] == ["done"]
+    assert re.search(r"continues .*\(from epoch 2 of 4: was interrupted\)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
@@ -218,6 +231,23 @@ def test_a_word_that_nobody_knows_yet_is_kept_and_taken_for_alive(bucket: str, r
     assert status.state is JobState.UNKNOWN and status.state.alive and status.word == "Deleting"
 
 
+# -- logs -----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_printed_nothing_yet_has_no_log_and_a_refusal_is_told(bucket: str, reach: Any) -> None:
+    def before(service: str, operation: str, params: Any) -> ServiceError | None:
+        return refusal if operation == "DescribeLogStreams" else None
+
+    cloud, refusal = Cloud(bucket), None
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock(), before=before)):
+        backend = SageMakerBackend(SETTINGS)
+        handle = backend.submit(SPEC)
+        assert list(backend.logs(handle)) == []
+        refusal = ServiceError("AccessDeniedException", "not authorized to perform: logs:DescribeLogStreams")
+        with pytest.raises(ConfigError, match="lack a right: not authorized to perform: logs:DescribeLogStreams"):
+            list(backend.logs(handle))
+
+
 # -- stopping ------------------------------------------------------------------------------------
 
 
@@ -244,6 +274,20 @@ def test_a_stop_asked_for_through_the_study_reaches_every_submitter(bucket: str,
 
         assert submit(cloud, grid, sleep) == {}
     assert len(cloud.sagemaker.history) == 2
+
+
+def test_a_stop_asked_for_in_the_moment_in_which_a_job_ends_starts_no_other_in_its_place(
+    bucket: str, reach: Any, tmp_path: Path
+) -> None:
+    cloud, grid = Cloud(bucket, seconds=1), read_grid(tmp_path, 2, parallel=1)
+
+    def before(service: str, operation: str, params: Any) -> None:
+        if operation == "ListTrainingJobs":
+            BucketStudy(cloud.root, grid.study).ask_to_stop()
+
+    with reach(FakeAws(cloud.sagemaker, FakeLogs(), FakeSts(), clock=Clock(), before=before)) as aws:
+        submit(cloud, grid, aws.clock.advance, settings=replace(SETTINGS, poll_seconds=3600))
+    assert [job.status for job in cloud.sagemaker.history] == ["Completed"]
 
 
 def test_a_stop_asked_for_while_a_submit_prepared_lets_it_start_nothing(
