@@ -34,7 +34,9 @@ rehearse: .venv/ready
 test: .venv/ready
 	tests/packages.sh
 	tests/docker.sh
-	$(PY) -m pytest -n 3 --dist worksteal $(ARGS)
+	$(PY) -m pytest -n 3 --dist worksteal $(HANG) $(ARGS)
+# A test that hangs ends, with what each of its threads was at.
+HANG = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 # The long forms of the fault tests: of a run on this machine, then of runs and studies in a bucket.
 soak: soak-local soak-cloud
 soak-local soak-cloud: .venv/ready

@@ -20,10 +20,6 @@ pytest_plugins = ("tests.s3_servers",)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
-# Examples are timed by nobody: this machine may be busy.
-settings.register_profile("artclf", deadline=None)
-settings.load_profile("artclf")
-
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -35,6 +31,14 @@ Measured = Callable[[str], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="the long form of the fault tests: make soak")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the verdict on a commit one of the commit alone: examples are the same each time, but for the soak, which
+    looks for new ones; and are timed by nobody, since this machine may be busy."""
+    is_soak = bool(config.getoption("--soak"))
+    settings.register_profile("artclf", deadline=None, derandomize=not is_soak, max_examples=2000 if is_soak else 100)
+    settings.load_profile("artclf")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

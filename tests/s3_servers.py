@@ -1,12 +1,11 @@
 """Real S3 servers on loopback for tests: moto's, in a thread, and SeaweedFS, a process; with fixtures for both.
 
-A test module that uses the fixtures says ``pytest_plugins = ("tests.s3_servers",)``. Each process of pytest starts
-its own servers, when first asked for, on ports and in folders of its own.
+Each process of pytest starts its own servers, when first asked for, on ports and in folders of its own.
 
 What they are like, which decides what can be shown on which (moto 5.2, SeaweedFS 4.48):
 
-- Both: conditional puts hold in races (412), ETags of puts and parts are MD5, metadata is kept, and the expected
-  bucket owner is ignored.
+- Both: conditional puts hold in races (412; of moto since tests.moto_server lets it do one thing at a time), ETags of
+  puts and parts are MD5, metadata is kept, and the expected bucket owner is ignored.
 - moto checks neither signatures nor checksums, so it stores what was damaged on the way; keys with a newline are 404;
   If-Match on a missing key is 404, where SeaweedFS says 412.
 - SeaweedFS does not say which key the next page of multipart uploads begins with.
@@ -19,11 +18,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import moto_server
 from tests.s3_proxy import FaultProxy
 
 if TYPE_CHECKING:
@@ -106,16 +106,8 @@ class S3Server:
 @contextmanager
 def moto() -> Iterator[S3Server]:
     """Yields moto's server, in a thread of this process."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line a request hides what matters
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield S3Server("moto", f"http://{host}:{port}", CREDENTIALS)
-    finally:
-        server.stop()
+    with moto_server.serve() as url:
+        yield S3Server("moto", url, CREDENTIALS)
 
 
 @contextmanager
@@ -196,8 +188,8 @@ def free_ports(count: int) -> list[int]:
 # -- fixtures ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def moto_server() -> Iterator[S3Server]:
+@pytest.fixture(scope="session", name="moto_server")
+def _moto_server() -> Iterator[S3Server]:
     """Yields moto's server."""
     with moto() as server:
         yield server
@@ -243,6 +235,7 @@ def bucket(
         monkeypatch.setenv(name, value)
     with s3_server.fresh_bucket() as name:
         yield name
+        wait_for_fetchers()
 
 
 @pytest.fixture
@@ -251,3 +244,12 @@ def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     with FaultProxy(s3_server.url, s3_server.credentials) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         yield proxy
+        proxy.calm()
+        wait_for_fetchers()
+
+
+def wait_for_fetchers() -> None:
+    """Waits until no thread fetches shards ahead any more: it would go on at another test's server and cache."""
+    for thread in threading.enumerate():
+        if thread.name == "fetcher":
+            thread.join()

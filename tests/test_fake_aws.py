@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 
 import boto3
 import botocore.session
+import psutil
 import pytest
 from botocore import UNSIGNED, xform_name
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.model import ListShape, MapShape, Shape, StructureShape
-from moto.server import ThreadedMotoServer
 
+from tests import moto_server
 from tests.fake_aws.clock import Clock, ScaledClock, SteppingClock
 from tests.fake_aws.logs import FakeLogs
 from tests.fake_aws.model import broken_rules, compiled_pattern, service_model
@@ -717,11 +720,8 @@ def test_lines_are_found_by_a_word(start: Callable[..., FakeAws]) -> None:
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
     """Returns the address of an S3 server with a bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server.serve() as url:
+        yield url
 
 
 @pytest.fixture
@@ -827,10 +827,14 @@ def pids(job: Job) -> list[int]:
 
 
 def is_gone(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] == "Z"
-    except FileNotFoundError:
-        return True
+    """Waits until a process that was killed is no more, for a minute at most, and says whether that came true."""
+    with contextlib.suppress(psutil.NoSuchProcess), contextlib.suppress(psutil.TimeoutExpired):
+        dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        deadline = time.monotonic() + 60
+        while psutil.Process(process).status() not in dead:
+            if time.monotonic() > deadline:
+                return False
+    return True
 
 
 def test_a_stopped_child_hears_sigterm_and_leaves_nobody_behind(start: Callable[..., FakeAws]) -> None:
@@ -865,7 +869,7 @@ def test_a_lost_spot_machine_takes_its_processes_along_and_a_fresh_one_starts(
     job = sagemaker.jobs["artists-3f9a1c2b-a1"]
     aws.wait_for(lambda: job.interruptions == 1 and bool(pids(job)))
     assert job.starts == 2 and not set(seen) & set(pids(job))
-    assert all(is_gone(process) for process in seen)
+    assert seen and all(is_gone(process) for process in seen)
     logs = aws.services["logs"]
     assert isinstance(logs, FakeLogs)
     assert ("saved" in logs.lines(LOG_GROUP)) == is_warned

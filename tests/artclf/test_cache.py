@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from artclf.storage import is_in_bucket
 from jobs.bucket_study import BucketStudy
 from tests.conftest import PROJECT, Amount, Measured
 from tests.s3_proxy import SLOW_DOWN, Break, FaultProxy, Meanwhile
+from tests.s3_servers import wait_for_fetchers
 
 if TYPE_CHECKING:
     from tests.s3_servers import S3Server
@@ -62,17 +63,9 @@ def local(tiny_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 
 @pytest.fixture
-def place(bucket: str, proxy: FaultProxy) -> Iterator[S3Storage]:
-    """Returns a prefix of a bucket, behind the proxy; at the end no thread of the test fetches any more."""
-    yield S3Storage(f"s3://{bucket}/sets")
-    wait_for_fetchers()
-
-
-def wait_for_fetchers() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "fetcher":
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive()
+def place(bucket: str, proxy: FaultProxy) -> S3Storage:
+    """Returns a prefix of a bucket, behind the proxy."""
+    return S3Storage(f"s3://{bucket}/sets")
 
 
 Put = Callable[[str], str]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from artclf.names import display, flat_label, fold, from_bytes, repair, slug, to_bytes
@@ -22,10 +22,10 @@ def test_a_name_read_in_a_wrong_code_page_is_repaired(broken: str) -> None:
     assert repair(broken) == "Albrecht_Dürer"
 
 
-@settings(deadline=None)
 @given(NAMES, st.sampled_from(["cp1252", "cp437", "latin-1"]), st.sampled_from(["NFC", "NFD"]))
 def test_whatever_a_code_page_could_do_to_a_name_is_undone(name: str, page: str, form: str) -> None:
     right = unicodedata.normalize("NFC", name)
+    assume(repair(right) == right)  # a name that looks as if it had been through a code page before cannot be told
     try:
         broken = unicodedata.normalize(form, name).encode().decode(page)  # type: ignore[arg-type]
     except UnicodeDecodeError:
@@ -34,7 +34,6 @@ def test_whatever_a_code_page_could_do_to_a_name_is_undone(name: str, page: str,
         assert repair(broken) == right
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=0xC0, max_codepoint=0x17F, categories=("Lu", "Ll")), max_size=1), NAMES)
 def test_a_name_with_single_accents_is_left_alone(accent: str, rest: str) -> None:
     name = unicodedata.normalize("NFC", f"A{accent}b")
@@ -46,7 +45,6 @@ def test_blanks_and_unicode_forms_make_no_other_slug() -> None:
     assert slug("Albrecht Dürer") == slug(unicodedata.normalize("NFD", "Albrecht_Dürer")) == "Albrecht_Dürer"
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 def test_different_names_have_different_slugs(first: str, second: str) -> None:
     def plain(name: str) -> str:
@@ -56,7 +54,6 @@ def test_different_names_have_different_slugs(first: str, second: str) -> None:
         assert slug(first) != slug(second)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=20))
 def test_a_slug_is_safe_in_a_path_whatever_the_bytes_of_the_name(name: bytes) -> None:
     made = slug(from_bytes(name))

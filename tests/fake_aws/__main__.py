@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-from moto.server import ThreadedMotoServer
 
 from jobs.bucket_study import COPIES
+from tests import moto_server
 from tests.fake_aws.clock import ScaledClock
 from tests.fake_aws.logs import FakeLogs
 from tests.fake_aws.sagemaker import FakeSageMaker
@@ -54,11 +53,13 @@ def cloud(
         interruptions: how often each job loses its machine, each time after one more commit.
         max_jobs: the quota of running jobs.
     """
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
-    host, port = s3.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
+    with moto_server.serve() as endpoint:
+        yield from _cloud(folder, interruptions, max_jobs, endpoint)
+
+
+def _cloud(
+    folder: Path, interruptions: int, max_jobs: int | None, endpoint: str
+) -> Iterator[tuple[FakeSageMaker, dict[str, str]]]:
     client = boto3.client(
         "s3", endpoint_url=endpoint, region_name=REGION, aws_access_key_id="testing", aws_secret_access_key="testing"
     )
@@ -88,8 +89,11 @@ def cloud(
     try:
         with FakeAws(service, FakeLogs(), FakeSts(), clock=ScaledClock()) as aws:
             yield service, {**reaches, **aws.environment(), "ARTCLF_CLOUD": str(folder / "cloud.yaml")}
-    finally:
-        s3.stop()
+    finally:  # for the next one of this process
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=BUCKET, Key=item["Key"])
+        client.delete_bucket(Bucket=BUCKET)
 
 
 def main() -> int:

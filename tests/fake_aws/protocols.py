@@ -1,6 +1,7 @@
 """How requests and answers look on the wire: JSON 1.1 (SageMaker, CloudWatch Logs) and Query (STS).
 
-These are what botocore 1.44 picks for the services here. EC2 (``ec2``) and Batch (``rest-json``) add a class each.
+These are what botocore 1.44 picks for the services here. EC2 (``ec2``, a form as Query's) and Batch (``rest-json``,
+whose operations are told by method and path) add a class each.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A request as it came in; header names are in lower case."""
+    """A request as it came in; header names are in lower case, the path has its query."""
 
+    method: str
+    path: str
     headers: Mapping[str, str]
     body: bytes
 

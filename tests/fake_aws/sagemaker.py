@@ -141,11 +141,6 @@ class FakeSageMaker(Service):
         chosen = [job for job in self.history if spot is None or job.spot == spot]
         return _most_at_once((job.created, math.inf if job.ended is None else job.ended) for job in chosen)
 
-    def most_training(self) -> int:
-        """Returns how many jobs were ever training at once."""
-        phases = [phase for job in self.history for phase in job.transitions if phase.status == "Training"]
-        return _most_at_once((phase.start, math.inf if phase.end is None else phase.end) for phase in phases)
-
     def close(self) -> None:
         """Kills what still runs, and waits for it."""
         with self.aws.changed:

@@ -291,10 +291,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.connections.discard(self.connection)
         super().finish()
 
-    def do_POST(self) -> None:
+    def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.server.aws.answer(HttpRequest(headers, body))
+        answer = self.server.aws.answer(HttpRequest(self.command, self.path, headers, body))
         if answer is None:
             self.close_connection = True
             return
@@ -303,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)
+
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  http.server's names; a protocol says what they mean
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: requests are recorded."""

@@ -178,6 +178,7 @@ def test_ctrl_c_twice_ends_at_once_and_harms_nothing(
     send(child, "INT")
     assert child.wait(60) == 75, child.output()
     measured(f"{moment}: gone {time.monotonic() - asked:.2f} s after the first of two Ctrl-C")
+    assert "ended at once; " in child.output()
     assert "Traceback" not in child.output()
     assert unreadable(run) == []
 

@@ -36,6 +36,7 @@ from jobs.push import (
     repository_request,
     tag_of,
 )
+from tests import moto_server
 from tests.docker_engine import docker, why_no_engine
 
 if TYPE_CHECKING:
@@ -360,13 +361,9 @@ def test_pushing_what_is_there_notes_it_and_leaves_the_checkout_clean(checkout: 
 @contextlib.contextmanager
 def moto() -> Iterator[str]:
     """Yields the address of a server that stands for an empty account."""
-    from moto.server import ThreadedMotoServer
+    from moto.ecr.models import ecr_backends
 
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+    with moto_server.serve() as url:
+        for account in ecr_backends.values():  # no other service's: buckets of other tests may be in use
+            account.reset()
+        yield url
