@@ -21,14 +21,13 @@ from artclf import aws
 from artclf.command_line import run_command
 from artclf.errors import ArtclfError, ConfigError
 from artclf.storage import atomic_file
+from jobs.docker import REVISION, TENSORFLOW
 from jobs.settings import GPU_TAG, MAKE_GPU, PUSHED, named_place, wrong_account
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_ecr.type_defs import AuthorizationDataTypeDef
 
-REVISION = "org.opencontainers.image.revision"
-TENSORFLOW = "artclf.tensorflow"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 """The only kind that SageMaker takes; it refuses OCI's ("Unsupported manifest media type", buildkit issue 5480)."""
 

@@ -21,10 +21,9 @@ import pytest
 from moto import mock_aws
 
 from artclf.errors import ArtclfError, ConfigError
+from jobs.docker import REVISION, TENSORFLOW
 from jobs.push import (
     MANIFEST,
-    REVISION,
-    TENSORFLOW,
     Docker,
     Pushed,
     clean_commit,
