@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from artclf.errors import ConfigError, printable
+from artclf.errors import ConfigError, printable, without_login
 
 log = logging.getLogger("artclf")
 
@@ -122,7 +122,7 @@ def _without_secrets(text: str) -> str:
     """Returns a text without what may be secret in it: an odd header, a program's own words, logins in URLs."""
     text = re.sub(rf"({_ODD_HEADER}).*", r"\1 (a line break in a credential?)", text)
     text = re.sub(r"(custom-process).*", r"\1", text)
-    text = re.sub(r"://[^/@\s]*@", "://…@", text)
+    text = without_login(text)
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         secret = os.environ.get(name, "").strip()
         text = text.replace(secret, "…") if len(secret) >= 8 else text

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterable
 
@@ -107,6 +108,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = [full for full in names if full.endswith(f".{name}")] or difflib.get_close_matches(name, names, 1, 0.6)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def without_login(text: str) -> str:
+    """Returns the text without what may be a login in its URLs: all from :// to the last @ of a word."""
+    return re.sub(r"://\S*@", "://…@", text)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,6 @@ runs/<trial_id>/
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +53,10 @@ class RunStatus:
 def now() -> str:
     """Returns the present time, ISO 8601 UTC to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_MOST = 1e9
+"""No number of a status or a job is as large, or it is damaged: seconds, epochs, hours."""
 
 
 class RunDir:
@@ -118,7 +121,7 @@ class RunDir:
         kinds = {name: type(default) for name, default in asdict(RunStatus("running")).items()}
         for name, value in known.items():
             fits = isinstance(value, int | float) if kinds[name] is float else isinstance(value, kinds[name])
-            if not fits or isinstance(value, bool):
+            if not fits or isinstance(value, bool) or (isinstance(value, int | float) and not abs(value) < _MOST):
                 raise StorageError(
                     f"{self.status}: expected {name} to be a {kinds[name].__name__}, received {value!r:.80}."
                 )
@@ -143,13 +146,13 @@ class RunDir:
             StorageError: if it is not in that form.
         """
         job = read_json(self.job)
-        if job is None:
+        if job is None and not self.job.exists():
             return None
         texts = [job.get("dataset"), job.get("data_digest")] if isinstance(job, dict) else []
         if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             raise StorageError(f"{self.job}: expected the data set's place and digest. Name the data set with --data.")
         hours = job.get("max_hours", 1)
-        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < math.inf:
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < _MOST:
             raise StorageError(f"{self.job}: expected max_hours to be a number above 0, received {hours!r:.40}.")
         return dict(job)
 

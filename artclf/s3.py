@@ -252,11 +252,7 @@ class S3Storage:
         start = f"{start}/" if start else ""
         place: dict[str, str] = {}
         while True:
-            page: Any = self._try(
-                "list",
-                prefix,
-                lambda place=place: self._client.list_objects_v2(**self._owner(), Prefix=start, **place),  # type: ignore[misc]
-            )
+            page: Any = self._try("list", prefix, lambda place=place: self._page(start, place))  # type: ignore[misc]
             if "Name" not in page and "KeyCount" not in page:
                 raise StorageError(f"{self._shown(prefix)}: expected a listing, the server answered something else.")
             for item in page.get("Contents", ()):
@@ -267,6 +263,12 @@ class S3Storage:
             if page.get("NextContinuationToken") in (None, "", place.get("ContinuationToken")):
                 raise StorageError(f"{self._shown(prefix)}: the server cut the listing short.")
             place = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, start: str, place: dict[str, str]) -> Any:
+        page: Any = self._client.list_objects_v2(**self._owner(), Prefix=start, **place)  # type: ignore[arg-type]
+        for item in page.get("Contents", ()):
+            _with(item, "Key", "Size", "ETag")
+        return page
 
     # -- files of any size -----------------------------------------------------------------------
 
@@ -381,10 +383,10 @@ class S3Storage:
         first: dict[str, Any] = {}
         with open(path, "wb") as file:
             while True:
-                place = {"Range": f"bytes={file.tell()}-", "IfMatch": first["ETag"]} if file.tell() else {}
                 try:
+                    place = {"Range": f"bytes={file.tell()}-", "IfMatch": first["ETag"]} if file.tell() else {}
                     answer: Any = self._client.get_object(**self._at(key), **place)
-                    first = first or answer
+                    first = first or _with(answer, "ETag", "ContentLength")
                     for chunk in answer["Body"].iter_chunks(2**20):
                         file.write(chunk)
                         patience.progressed()
@@ -401,7 +403,9 @@ class S3Storage:
                         file.seek(0)
                         file.truncate()
                         first = {}
-                    if is_replaced:
+                    if aws.status(error) == 416:  # all that there is was there, and less than was said
+                        patience.mismatched("cut short")
+                    elif is_replaced:
                         patience.outlast(error)
                     else:
                         patience.failed(error)
@@ -537,7 +541,7 @@ class S3Storage:
         patience = self._patience("look at", key)
         while True:
             try:
-                return self._client.head_object(**self._at(key))
+                return _with(self._client.head_object(**self._at(key)), "ETag")
             except Exception as error:
                 if aws.status(error) == 404:
                     return None
@@ -617,6 +621,10 @@ class _Patience(aws.Patience):
         """Waits for the next try. Raises what a person should read if there is none."""
         if isinstance(error, ArtclfError):  # found by ourselves: it has its words
             raise error
+        if isinstance(error, KeyError | RecursionError):
+            what = f"lacks {error}" if isinstance(error, KeyError) else "leads from one address to the next for ever"
+            where = self._storage._shown(self._key)
+            raise StorageError(f"{where}: what the server answered {what}: it is none for S3.") from error
         if _is_damage(error):
             self.mismatched("another checksum")
             return
@@ -654,6 +662,14 @@ class _Patience(aws.Patience):
 
 
 # -- what answers and errors say -------------------------------------------------------------------
+
+
+def _with(answer: Any, *names: str) -> Any:
+    """Returns an answer that has these members. Raises KeyError for the first that is missing."""
+    for name in names:
+        if name not in answer:
+            raise KeyError(name)
+    return answer
 
 
 def _section(path: Path, start: int, size: int) -> bytes:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from artclf.errors import ConfigError, StorageError, storage_error
+from artclf.errors import ConfigError, StorageError, storage_error, without_login
 
 TEMPORARY = ".tmp-"
 """Names that begin so are unfinished; every reader passes over them, and anyone may remove old ones."""
@@ -65,7 +65,7 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
         return Path(text).absolute()
     if scheme == "file" and rest.startswith("/"):
         return Path(rest).absolute()
-    raise ConfigError(f"{text}: expected a folder of this machine, received {scheme}://.")
+    raise ConfigError(f"{without_login(text)}: expected a folder of this machine, received {scheme}://.")
 
 
 def check_key(key: str) -> None:

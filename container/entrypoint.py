@@ -57,7 +57,11 @@ def main(argv: list[str]) -> int:
 def run_job(run: RunDir, trainer: Trainer) -> int:
     """Trains a run to its end or interruption, leaves a verdict, and returns the exit code."""
     before = run.known_status()
-    max_hours = (run.read_job() or {}).get("max_hours")
+    try:
+        max_hours = (run.read_job() or {}).get("max_hours")
+    except ArtclfError as error:
+        run.give_verdict("failed", str(error))
+        raise
     code = trainer.run([sys.executable, "-m", "artclf.train", "--run-dir", str(run.path)], max_hours)
     return give_verdict(run, before, code, trainer)
 
@@ -89,14 +93,19 @@ class Trainer:
                 )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        if self._child is None:
-            raise Interrupted(f"stopped by {self.stopped_by} before the run began. Start again.")
+        self.check()
         self._pass_on()  # what came since the check: other threads of ours hear signals too, and may ask for a stop
+        assert self._child is not None, "or check had raised"
         copier = threading.Thread(target=self._copy_errors, args=[self._child], daemon=True)
         copier.start()
         code = self._wait(self._child, max_hours)
         copier.join()
         return code
+
+    def check(self) -> None:
+        """Raises Interrupted if a stop was asked for before the trainer was started."""
+        if self.stopped_by and self._child is None:
+            raise Interrupted(f"stopped by {self.stopped_by} before the run began. Start again.")
 
     def stop(self, reason: str) -> None:
         """Lets the trainer save and end."""
@@ -131,8 +140,9 @@ class Trainer:
         """Shows what the trainer writes to stderr and remembers its last error line, the reason if it fails early."""
         assert child.stderr is not None
         for line in child.stderr:
-            sys.stderr.buffer.write(line)
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # nobody takes it any more: the trainer must not wait for that
+                sys.stderr.buffer.write(line)
+                sys.stderr.flush()
             if line.startswith(b"error: "):
                 self.last_error = line.decode(errors="replace").removeprefix("error: ").strip()
 
@@ -177,6 +187,7 @@ def train_in_bucket(run_uri: str, trainer: Trainer) -> int:
             scratch / "run",
             _holder(),
             lost=lambda: trainer.stop("another machine that took the run over"),
+            check=trainer.check,
         )
         run = remote.begin()
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from artclf.checkpoint import KEPT, MANIFEST, damage
@@ -36,9 +36,12 @@ class BucketGenerations:
         """Returns the generations that were found damaged, oldest first."""
         return sorted(number for number, files in self._files().items() if _BAD in files)
 
-    def put(self, number: int, folder: Path) -> None:
+    def put(self, number: int, folder: Path, check: Callable[[], object] = lambda: None) -> None:
         """Commits a generation whose files lie in a folder, then removes all but the newest two, and what killed
         writers left of older ones.
+
+        Args:
+            check: is called before each file; raises where this writer no longer holds the run.
 
         Raises:
             StorageError: if the bucket refuses, or another writer committed that number.
@@ -48,7 +51,9 @@ class BucketGenerations:
         if (there := self._manifest(key)) is None:  # looked for before too: no file of a committed one is replaced
             for file in sorted(folder.iterdir()):
                 if file.name != MANIFEST:
+                    check()
                     self._storage.upload(f"{name}/{file.name}", file)
+            check()
             there = manifest if self._storage.create(key, manifest) else self._manifest(key)
         if there != manifest:
             raise StorageError(f"{self._storage.uri}/{name}: is there already: another writer is at work on this run.")

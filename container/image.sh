@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 image=${IMAGE:-artclf}
 commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-[ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=-dirty
+in_image=(artclf container pyproject.toml requirements.lock .dockerignore) # as in jobs/push.py
+[ -z "$(git status --porcelain -- "${in_image[@]}" 2>/dev/null)" ] || commit+=-dirty
 tag=$commit
 case ${TF_PACKAGE:-} in *cuda*) tag+=-gpu ;; esac
 case $commit in unknown | *-dirty) tag=latest ;; esac # a commit's name alone would not say what is in it

@@ -7,6 +7,7 @@ over, by compare-and-swap, if nothing changed for as long as its holder promised
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable
 
 from artclf.errors import ConfigError, StorageError
 from artclf.s3 import S3Storage
+
+log = logging.getLogger("artclf")
 
 KEY = "lease.json"
 LIFE_S = 60.0
@@ -34,12 +37,19 @@ class Lease:
             starts a job again (SageMaker, after an interruption) has ended it before.
         life_s: for how long it holds without being renewed.
         sleep: waits; tests pass their own.
+        check: is called between two looks at another's lease; raises to end the wait.
     """
 
     def __init__(
-        self, storage: S3Storage, holder: str, life_s: float = LIFE_S, sleep: Callable[[float], None] = time.sleep
+        self,
+        storage: S3Storage,
+        holder: str,
+        life_s: float = LIFE_S,
+        sleep: Callable[[float], None] = time.sleep,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage, self._holder, self._life_s, self._sleep = storage, holder, life_s, sleep
+        self._check = check
         self._version = ""
         self._count = 0
         self._turn = threading.Lock()  # of those that renew it
@@ -60,11 +70,11 @@ class Lease:
         self._version = taken
 
     def _taken_over(self) -> str | None:
-        """Takes the lease from a holder that is dead, let it go, or is this very job; None if another was quicker."""
+        """Takes the lease from a holder that is dead, let it go, or is this very job; None if another was quicker, or
+        the holder came to life again: what is replaced is the record that was looked at last, and no later one."""
         holder, count, life_s, version = self._read()
         if holder and holder != self._holder:
-            self._wait_for_death(holder, count, life_s)
-            holder, count, life_s, version = self._read()
+            count, version = self._wait_for_death(holder, count, life_s, version)
         self._count = count + 1
         return self._storage.replace(KEY, self._content(self._holder), version)
 
@@ -84,17 +94,25 @@ class Lease:
         with self._turn:
             self._storage.replace(KEY, self._content(""), self._version)
 
-    def _wait_for_death(self, holder: str, count: int, life_s: float) -> None:
+    def _wait_for_death(self, holder: str, count: int, life_s: float, version: str) -> tuple[int, str]:
+        """Returns the count and the version of the record of a holder that is dead or has let go.
+
+        Raises:
+            ConfigError: if a living holder renews it.
+        """
+        log.warning("%s held this run last: waiting %.0f s for a sign of it, else it is taken over", holder, life_s)
         waited = 0.0
         while waited <= life_s:
+            self._check()
             pause = min(5.0, life_s / 4)
             self._sleep(pause)
             waited += pause
-            now_holder, now_count, *_ = self._read()
+            now_holder, now_count, _, version = self._read()
             if not now_holder:
-                return
+                return now_count, version
             if (now_holder, now_count) != (holder, count):
                 raise ConfigError(f"{self._storage.uri}: another machine is at work on this run ({now_holder}).")
+        return count, version
 
     def _content(self, holder: str) -> bytes:
         return json.dumps({"holder": holder, "count": self._count, "seconds": self._life_s}).encode()

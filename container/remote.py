@@ -45,6 +45,7 @@ class RemoteRun:
         folder: an empty folder of this machine to work in.
         holder: names this machine's job.
         lost: is called, once, if another machine takes the run over.
+        check: is called now and then while another machine's lease is waited for; raises to end that.
         life_s: of the lease.
     """
 
@@ -54,11 +55,12 @@ class RemoteRun:
         folder: Path,
         holder: str,
         lost: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
         life_s: float = LIFE_S,
     ) -> None:
         self.run = RunDir(folder)
         self._storage, self._lost, self._life_s = storage, lost, life_s
-        self._lease = Lease(storage, holder, life_s)
+        self._lease = Lease(storage, holder, life_s, check=check)
         self._generations = BucketGenerations(storage.below("checkpoint"))
         self._uploaded: dict[str, tuple[int, int]] = {}
         self._versions: dict[str, str | None] = {}  # of RECORDS in the bucket, as we read or wrote them last
@@ -130,12 +132,13 @@ class RemoteRun:
         try:
             self._ended.set()
             self._uploader.join()
-            self._lease.renew()
             self._put_generation()
             for path in sorted(self.run.path.rglob("*")):
                 key = path.relative_to(self.run.path).as_posix()
                 if path.is_file() and _is_left(key):
+                    self._lease.renew()  # before each: a machine that slept may have been followed by another
                     self._put_file(key, path)
+            self._lease.renew()
             for name in RECORDS:
                 self._put_record(name, *_content(self.run.path / name))
             self._release()
@@ -209,8 +212,7 @@ class RemoteRun:
         except FileNotFoundError:  # removed in this moment: there is a newer one
             return False
         if is_whole := (aside / MANIFEST).exists():
-            self._lease.renew()  # a machine that slept may have been followed by another
-            self._generations.put(numbers[-1], aside)
+            self._generations.put(numbers[-1], aside, self._lease.renew)
             self._committed = numbers[-1]
         shutil.rmtree(aside)
         return is_whole

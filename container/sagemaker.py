@@ -6,14 +6,15 @@ Information". Turns hyperparameters into a run directory and, at the end, a run 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from artclf.config import TrainConfig
-from artclf.errors import ConfigError
+from artclf.config import TrainConfig, differences
+from artclf.errors import ConfigError, ResumeError, StorageError, printable, storage_error
 from artclf.rundir import RunDir
 from artclf.storage import make_folder
 from artclf.strict_yaml import parse_value
@@ -46,6 +47,7 @@ class SageMakerFolders:
 
         Raises:
             ConfigError: for several hosts, unknown or wrong hyperparameters, or a missing channel.
+            ResumeError: if the folder for checkpoints holds a run with other hyperparameters.
         """
         from artclf.datasets import open_dataset
 
@@ -60,22 +62,38 @@ class SageMakerFolders:
             raise ConfigError(f"{self.channel}: expected an input channel named {CHANNEL}, found none.")
         dataset = open_dataset(str(self.channel))
         self.run.begin(config, dataset.place, dataset.digest)
+        kept = self.run.read_config()
+        if kept.canonical() != config.canonical():
+            changed = "; ".join(differences(kept.flat(), config.flat()))
+            raise ResumeError(
+                f"{self.run.path}: holds a run with other hyperparameters: {changed}. Give each job that is not to go "
+                f"on with another one a CheckpointConfig.S3Uri of its own."
+            )
         return self.run
 
     def deliver(self) -> None:
-        """Copies all of the finished run but its commits to where the platform packs model.tar.gz from."""
+        """Copies all of the finished run but its commits to where the platform packs model.tar.gz from.
+
+        Raises:
+            StorageError: if it does not fit there.
+        """
         run = self.run
-        make_folder(self.model)
-        shutil.copytree(run.evaluation, self.model / run.evaluation.name, dirs_exist_ok=True)
-        for path in (run.model, run.model_json, run.metrics, run.environment, run.log, run.status):
-            shutil.copy2(path, self.model / path.name)
+        make_folder(self.model / run.evaluation.name)
+        files = [run.model, run.model_json, run.metrics, run.environment, run.log, run.status]
+        for path in (*files, *run.evaluation.iterdir()):
+            try:
+                shutil.copy2(path, self.model / path.relative_to(run.path))
+            except OSError as error:
+                raise storage_error("write", self.model / path.relative_to(run.path), error) from error
 
     def report_failure(self, reason: str) -> None:
-        """Writes the file whose text the platform shows as the reason of failure, where there is a platform."""
+        """Writes the file whose text the platform shows as the reason of failure, where there is a platform. The
+        reason is printed too: where it cannot be written nothing else takes its place."""
         if not self.config.parent.is_dir():
             return
-        make_folder(self.failure.parent)
-        self.failure.write_text(" ".join(reason.split())[:FAILURE_CHARACTERS], encoding="utf-8")
+        with contextlib.suppress(OSError, StorageError):
+            make_folder(self.failure.parent)
+            self.failure.write_text(printable(" ".join(reason.split()))[:FAILURE_CHARACTERS], encoding="utf-8")
 
     def _settings(self) -> dict[str, Any]:
         """Returns the settings; every value arrives as a string and is read as in a grid file."""
@@ -88,6 +106,10 @@ class SageMakerFolders:
 
     def _refuse_several_hosts(self) -> None:
         hosts = self._read("resourceconfig.json").get("hosts", [])
+        if not isinstance(hosts, list):
+            raise ConfigError(
+                f"{self.config / 'resourceconfig.json'}: expected a list of hosts, received {hosts!r:.80}."
+            )
         if len(hosts) > 1:
             raise ConfigError(f"expected one host for one trial, received {len(hosts)}. Set InstanceCount to 1.")
 
@@ -97,7 +119,7 @@ class SageMakerFolders:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not readable as JSON: {error}.") from error
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: expected an object of strings, received something else.")

@@ -170,7 +170,8 @@ def submit_command(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         return plan_command(arguments)
-    stop = StopRequest.on_signals("trials that run go on by themselves: submit again, or end them with jobs stop.")
+    end = _again(arguments).replace(" submit ", " stop ", 1)
+    stop = StopRequest.on_signals(f"trials that run go on by themselves: submit again, or end them with {end}.")
     opened = open_all(arguments, stop.check)
     study, grid = opened.study, opened.grid
     asked_before = study.stops_asked()
@@ -473,7 +474,7 @@ def _cost_notes(opened: Opened, steps: list[Step]) -> list[str]:
     jobs = counted(count, "spot job" if asked.spot else "on-demand job")
     notes = [
         f"{jobs} on {asked.instance}, {asked.max_parallel} at a time, {hours:g} h each at most: "
-        f"{count * hours:g} h in all"
+        f"{count * hours:g} h in all, and more for each that is started again"
     ]
     if grid.budget.max_usd is not None:
         notes.append("budget.max_usd is not watched yet; resources.max_hours bounds the cost")

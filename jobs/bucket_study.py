@@ -4,12 +4,13 @@ Nothing but the bucket holds its state: the copy (``studies/s3/BUCKET/…``) may
 laptop can look, go on, stop or report. What two submitters could race for is written by conditional puts.
 
     s3://BUCKET/PREFIX/<study>/          study.json jobs/ runs/ results.csv report.html …, as on a disk; stop.json
-    s3://BUCKET/PREFIX/.shared/datasets/<digest>/    prepared data sets, by content
+    s3://BUCKET/PREFIX/.shared/datasets/<digest>-<manifest>/    prepared data sets, by content
     s3://BUCKET/PREFIX/.shared/weights/<sha256>/     files of weights, by content
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import time
@@ -25,7 +26,7 @@ from artclf.errors import ArtclfError, ConfigError, StorageError
 from artclf.locks import turn
 from artclf.records import MANIFEST, Dataset
 from artclf.rundir import RunDir, read_json, write_json
-from artclf.s3 import S3Storage
+from artclf.s3 import DamagedObject, S3Storage
 from artclf.storage import MARKERS, LocalStorage, check_key, is_in_bucket
 from jobs.cells import duration
 from jobs.grid import Trial
@@ -159,14 +160,35 @@ class BucketStudy(Study):
         settings = TrainConfig.from_settings({**trial.config.flat(), "model.weights": weights})
         job = {"dataset": dataset_path, "data_digest": data_digest, "max_hours": max_hours}
         self._bucket.write(f"runs/{trial.trial_id}/job.json", (json.dumps(job, indent=2) + "\n").encode())
-        self._bucket.create(f"runs/{trial.trial_id}/config.json", settings.to_json().encode())
+        key, content = f"runs/{trial.trial_id}/config.json", settings.to_json().encode()
+        if self._bucket.create(key, content):
+            return
+        kept = self._read_settings(key)
+        if kept is None:  # damaged, and we know what it must say
+            self._bucket.write(key, content)
+            return
+        kept = TrainConfig.from_settings({**kept.flat(), "model.weights": trial.config.model.weights})
+        if kept.canonical() != trial.config.canonical():  # where the same weights lie may differ
+            raise StorageError(
+                f"{self._bucket.uri}/{key}: holds the settings of another trial than {trial.label}. Somebody has "
+                f"changed it: remove the folder runs/{trial.trial_id} there, and submit again."
+            )
+
+    def _read_settings(self, key: str) -> TrainConfig | None:
+        try:
+            content = json.loads(self._bucket.read(key))
+            return TrainConfig.from_settings(content) if isinstance(content, dict) else None
+        except (FileNotFoundError, ConfigError, DamagedObject, ValueError, RecursionError):
+            return None
 
     def share_dataset(
         self, dataset: Dataset, say: Callable[[str], None], check: Callable[[], None] = lambda: None
     ) -> str:
         if is_in_bucket(dataset.place):
             return dataset.place
-        place = self.shared.below(f"datasets/{dataset.digest[:16]}")
+        # By manifest too: what is told of pictures, their files' names, is part of no digest.
+        told = hashlib.sha256((dataset.folder / MANIFEST).read_bytes()).hexdigest()[:8]
+        place = self.shared.below(f"datasets/{dataset.digest[:16]}-{told}")
         there = {entry.key: entry.size_bytes for entry in place.entries()}
         manifest = dataset.manifest
         files = {shard["name"]: shard["sha256"] for shard in manifest["shards"]}

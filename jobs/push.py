@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_ecr.type_defs import AuthorizationDataTypeDef
 
+IN_IMAGE = ("artclf", "container", "pyproject.toml", "requirements.lock", ".dockerignore")
+"""What of a checkout goes into the image or says what does (.dockerignore), as in container/image.sh."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 """The only kind that SageMaker takes; it refuses OCI's ("Unsupported manifest media type", buildkit issue 5480)."""
 
@@ -85,12 +87,12 @@ def clean_commit(checkout: Path) -> str:
     """Returns the commit that a checkout is, whole.
 
     Raises:
-        ConfigError: if it has changes that are in no commit, or is no checkout.
+        ConfigError: if it has changes to IN_IMAGE that are in no commit, or is no checkout.
     """
-    changed = _ran(["git", "-C", str(checkout), "status", "--porcelain"]).splitlines()
+    changed = _ran(["git", "-C", str(checkout), "status", "--porcelain", "--", *IN_IMAGE]).splitlines()
     if changed:
         raise ConfigError(
-            f"{checkout}: expected a checkout without changes, since the image's tag is its commit; "
+            f"{checkout}: expected no changes to what is in the image, since its tag is a commit; "
             f"found {len(changed)} ({changed[0][3:]} first). Commit them, or set them aside."
         )
     return _ran(["git", "-C", str(checkout), "rev-parse", "HEAD"]).strip()

@@ -31,7 +31,11 @@ MAKE_GPU = "one for GPUs: TF_PACKAGE='tensorflow[and-cuda]' make image push"
 
 _RANGES = {"warm_pool_minutes": (0, 60), "poll_seconds": (1, 3600)}
 _FORMS = {
-    "bucket": (r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]", "the name of a bucket"),
+    # Rules of names: S3 User Guide, "General purpose bucket naming rules".
+    "bucket": (
+        r"(?!.*(\.\.|\.-|-\.))(?!([0-9]+\.){3}[0-9]+$)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]",
+        "the name of a bucket",
+    ),
     "region": (r"[a-z]{2}(-[a-z]+)+-[0-9]", "a region, such as us-east-1"),
     "account": (r"[0-9]{12}", "an account's 12 digits, in quotes"),
     # Lengths and forms of CreateTrainingJob (SageMaker API reference, RoleArn and TrainingImage).
@@ -82,8 +86,9 @@ def load_cloud_settings() -> CloudSettings:
     try:
         content = _checked(path)
     except OSError as error:
+        why = "there is none" if isinstance(error, FileNotFoundError) else error.strerror
         raise ConfigError(
-            f"{path}: the cloud backends need this file, with bucket, region, role_arn and image ({error}). "
+            f"{path}: the cloud backends need this file, with bucket, region and role_arn ({why}). "
             f"To try without an account: make rehearse GRID=grids/demo.yaml BACKEND=sagemaker"
         ) from error
     values: dict[str, Any] = {**({"image": pushed["image"]} if pushed else {}), **content}

@@ -1,4 +1,4 @@
-"""What all tests share: no way out of this machine, no real credentials, and small real data sets."""
+"""What all tests share: no way out of this machine for their own process, no credentials, small real data sets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuses every connection that leaves this machine."""
+    """Refuses every connection of this process that leaves this machine."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:

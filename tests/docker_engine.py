@@ -75,8 +75,8 @@ class Container:
         assert found, f"ended without printing {words!r}:\n{self.output()}"
 
     def signal(self, name: str) -> None:
-        """Sends a signal to its first process."""
-        docker("kill", "--signal", name, self.name)
+        """Sends a signal to its first process, unless it has ended."""
+        docker("kill", "--signal", name, self.name, check=False)
 
     def stop(self, grace_s: int) -> None:
         """Stops it as services do: SIGTERM, and SIGKILL if it has not ended after the grace."""

@@ -52,7 +52,21 @@ def test_a_field_that_a_later_version_added_is_passed_over(run: RunDir) -> None:
     assert run.read_status() == RunStatus("done", epoch=3)
 
 
-@pytest.mark.parametrize("content", ['{"state": "unheard of"}', "{}", "[1]", "null ", '"done"', "{", ""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"state": "unheard of"}',
+        '{"state": "done", "seconds": NaN}',
+        '{"state": "done", "seconds": 1e999}',
+        '{"state": "done", "epoch": 1' + "0" * 400 + "}",
+        "{}",
+        "[1]",
+        "null ",
+        '"done"',
+        "{",
+        "",
+    ],
+)
 def test_a_status_that_is_none_is_told_with_its_file(content: str, run: RunDir) -> None:
     run.path.mkdir(parents=True)
     run.status.write_text(content)

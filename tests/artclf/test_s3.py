@@ -368,6 +368,23 @@ def test_an_object_of_others_is_checked_by_its_md5(
         storage.read("a")
 
 
+def test_an_answer_that_lacks_what_s3_says_is_told(storage: S3Storage, proxy: FaultProxy) -> None:
+    storage.write("a", b"x")
+    proxy.on("ListObjectsV2", do=Edit("no ETag", lambda body: re.sub(b"<ETag>.*</ETag>", b"", body)), times=None)
+    with pytest.raises(StorageError, match="what the server answered lacks 'ETag': it is none for S3"):
+        list(storage.list())
+
+
+def test_a_server_that_never_has_the_rest_of_what_it_promised_is_given_up_soon(
+    storage: S3Storage, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    storage.write("a", b"x" * 1000)
+    proxy.on("GetObject", do=Refuse(416, "InvalidRange"), times=None)
+    with pytest.raises(StorageError, match="not as it was written"):
+        storage.download("a", tmp_path / "a")
+    assert len(proxy.sent("GetObject")) <= 10
+
+
 @pytest.mark.parametrize("size", [1000, 3 * 2**20])
 def test_content_that_arrives_damaged_every_time_is_given_up_soon(
     size: int, storage: S3Storage, proxy: FaultProxy, tmp_path: Path

@@ -158,7 +158,31 @@ def test_a_limit_that_is_none_is_refused_before_anything_starts(
     job = start(run.path)
     output, _ = job.communicate()
     assert job.returncode == 5 and "expected max_hours to be a number above 0" in output
-    assert "Traceback" not in output and not run.status.exists()
+    assert "Traceback" not in output
+    status = run.read_status()
+    assert status is not None and status.state == "failed" and "expected max_hours" in status.reason
+
+
+def test_a_run_whose_job_is_damaged_does_not_train_on_something_else_instead(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set)
+    run.job.write_text("null")
+    output, _ = (job := start(run.path)).communicate()
+    assert job.returncode == 5 and "expected the data set's place and digest" in output
+    assert "Traceback" not in output and not run.log.exists()
+
+
+def test_a_job_whose_output_nobody_takes_trains_all_the_same(tiny_set: Dataset, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", tiny_set, train__epochs=1)
+    command = [sys.executable, "-m", "container.entrypoint", "--run-uri", str(run.path)]
+    with open("/dev/full", "w") as full:
+        job = subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=full, check=False)
+    status = run.read_status()
+    assert job.returncode == 0 and status is not None and status.state == "done"
+    run.job.write_text("{}")
+    with open("/dev/full", "w") as full:
+        subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=full, check=False)
+    status = run.read_status()
+    assert status is not None and "expected the data set's place and digest" in status.reason
 
 
 @pytest.mark.parametrize(

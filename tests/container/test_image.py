@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import secrets
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ import pytest
 
 from artclf.records import Dataset
 from artclf.rundir import RunDir
+from jobs.backends.sagemaker import LOG_GROUP, SageMakerBackend
 from tests.container.conftest import Remote
 from tests.container.test_sagemaker import TINY, platform
 from tests.crash import metrics_of, newest_place, place_gone_on_from, unreadable
@@ -32,13 +35,20 @@ from tests.docker_engine import (
     inspect_image,
     why_no_image,
 )
+from tests.fake_aws.clock import ScaledClock
+from tests.fake_aws.logs import FakeLogs
+from tests.fake_aws.sagemaker import FakeSageMaker
+from tests.fake_aws.server import FakeAws
+from tests.fake_aws.training_job import Durations
+from tests.fake_aws.workloads import Image
+from tests.scripted_cloud import SETTINGS, SPEC
 
 if TYPE_CHECKING:
     from tests.s3_servers import S3Server
 
 PROJECT = Path(__file__).resolve().parents[2]
 EPOCHS = 40
-"""Of a run that is stopped on its way: some ten seconds more than a busy machine takes to see the third and say so."""
+"""Of a run that is stopped on its way: some ten seconds more than it takes to see the third and say so."""
 LONG = {**TINY, "train.epochs": f"{EPOCHS}", "train.batch_size": "4", "data.image_size": "96"}
 """Settings of a run whose epochs are long enough to be stopped in one."""
 GRACE_S = 120
@@ -313,11 +323,14 @@ def test_a_container_stopped_in_an_epoch_saves_and_a_second_one_ends_as_if_nothi
     undisturbed: dict[str, Any],
     stop: Callable[[Container], None],
 ) -> None:
-    base = folders(tmp_path / "ml", tiny_set, LONG)
-    run = RunDir(base / "checkpoints")
-    first = engine.start("train", options=mounted(base))
-    first.wait_for_line("epoch 3/")
-    stop(first)
+    for number in itertools.count():
+        base = folders(tmp_path / f"ml-{number}", tiny_set, LONG)
+        run = RunDir(base / "checkpoints")
+        first = engine.start("train", options=mounted(base))
+        first.wait_for_line("epoch 3/")
+        stop(first)
+        if first.wait() != 0:  # else this machine was so busy that the run was over first
+            break
     assert first.wait() == 75, first.output()
     assert "all is saved" in first.output() and not first.state()["OOMKilled"]
     status = run.read_status()
@@ -346,27 +359,51 @@ def start_job(engine: Containers, server: S3Server, remote: Remote) -> Container
 def test_containers_stopped_and_killed_in_epochs_of_a_run_in_a_bucket_leave_all_that_the_next_one_needs(
     engine: Containers, moto_server: S3Server, put_run: Any, tmp_path: Path
 ) -> None:
-    whole, remote = put_run("whole", **IN_BUCKET), put_run("broken", **IN_BUCKET)
+    whole = put_run("whole", **IN_BUCKET)
     undisturbed = start_job(engine, moto_server, whole)
     assert undisturbed.wait() == 0, undisturbed.output()
     (tmp_path / "whole").mkdir()
     expected = whole.result(tmp_path / "whole")
 
-    saved, number = None, 0
-    for signal, exit_code, state in (("TERM", 75, "interrupted"), ("KILL", 137, "running")):
-        container = start_job(engine, moto_server, remote)
-        container.wait_for_line(f"epoch {3 + (saved[0] if saved else 0)}/")
-        while max(remote.committed(), default=0) < number + 2:  # which come a moment after their lines
-            assert container.state()["Running"], container.output()
-        container.signal(signal)
-        assert container.wait() == exit_code, container.output()
-        assert place_gone_on_from(container.output()) == saved
-        assert remote.status()["state"] == state and "model.keras" not in set(remote.storage.list())
-        back = RunDir(tmp_path / signal)
-        newest, problems = remote.generations.fetch_newest_sound(back.checkpoints)
-        assert newest is not None and newest >= number + 2 and problems == []
-        saved, number = newest_place(back), newest
+    struck: list[str] = []
+    for attempt in itertools.count():  # until this machine was not so busy that the run was over first
+        remote, saved, number = put_run(f"broken-{attempt}", **IN_BUCKET), None, 0
+        struck.clear()
+        for signal, exit_code, state in (("TERM", 75, "interrupted"), ("KILL", 137, "running")):
+            container = start_job(engine, moto_server, remote)
+            container.wait_for_line(f"epoch {3 + (saved[0] if saved else 0)}/")
+            while max(remote.committed(), default=0) < number + 2 and container.state()["Running"]:
+                pass  # commits come a moment after their lines
+            container.signal(signal)
+            if container.wait() == 0:
+                break
+            struck.append(signal)
+            assert container.wait() == exit_code, container.output()
+            assert place_gone_on_from(container.output()) == saved
+            assert remote.status()["state"] == state and "model.keras" not in set(remote.storage.list())
+            back = RunDir(tmp_path / f"{attempt}-{signal}")
+            newest, problems = remote.generations.fetch_newest_sound(back.checkpoints)
+            assert newest is not None and newest >= number + 2 and problems == []
+            saved, number = newest_place(back), newest
+        if struck == ["TERM", "KILL"]:
+            break
     last = start_job(engine, moto_server, remote)
     assert last.wait() == 0, last.output()
     assert place_gone_on_from(last.output()) == saved
     assert remote.result(tmp_path) == expected
+
+
+def test_a_job_of_the_stand_in_for_sagemaker_trains_in_the_image(
+    image: str, moto_server: S3Server, put_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = put_run("run", **{"train.epochs": 1})
+    sagemaker = FakeSageMaker(Image(moto_server.environment()), durations=Durations.none())
+    with FakeAws(sagemaker, FakeLogs(), clock=ScaledClock()) as aws:
+        for name, value in aws.environment().items():
+            monkeypatch.setenv(name, value)
+        SageMakerBackend(replace(SETTINGS, image=image)).submit(replace(SPEC, run_uri=remote.storage.uri))
+        job = sagemaker.jobs[SPEC.name]
+        aws.wait_for(lambda: job.status != "InProgress")
+        lines = "\n".join(aws.services["logs"].lines(LOG_GROUP))  # type: ignore[attr-defined]
+    assert job.status == "Completed", lines
+    assert "epoch 1/1" in lines and remote.status()["state"] == "done"

@@ -23,7 +23,7 @@ from artclf.errors import ConfigError, ResumeError, StorageError
 from artclf.rundir import RunDir, RunStatus
 from artclf.s3 import S3Storage
 from container.generations import BucketGenerations
-from container.lease import Lease, LeaseLost
+from container.lease import LIFE_S, Lease, LeaseLost
 from container.remote import RemoteRun
 from tests.conftest import PROJECT, Amount, Measured
 from tests.container.conftest import Remote
@@ -273,6 +273,33 @@ def test_s21_a_damaged_lease_stops_with_a_word(bucket: S3Storage, damage: bytes)
     bucket.write("lease.json", damage)
     with pytest.raises(StorageError, match="damaged, so nobody can say who works on this run"):
         Lease(bucket, "next").take()
+
+
+def test_a_holder_that_comes_to_life_in_the_last_moment_keeps_its_run(bucket: S3Storage, monkeypatch: Any) -> None:
+    slow = Lease(bucket, "slow")
+    slow.take()
+    replace = S3Storage.replace
+
+    def late(self: S3Storage, *arguments: Any) -> str | None:
+        monkeypatch.setattr(S3Storage, "replace", replace)
+        slow.renew()
+        return replace(self, *arguments)
+
+    monkeypatch.setattr(S3Storage, "replace", late)
+    sleep: Waiting = Waiting(lambda: slow.renew() if sleep.seconds > 60 + LIFE_S else None)
+    with pytest.raises(ConfigError, match="another machine is at work on this run"):
+        Lease(bucket, "next", sleep=sleep).take()
+    slow.renew()
+
+
+def test_a_stop_ends_the_wait_for_a_lease(put_run: Any) -> None:
+    remote = put_run("run")
+    Lease(remote.storage, "other", life_s=600).take()
+    job = remote.start()
+    assert job.stdout is not None and any("other held this run last" in line for line in job.stdout)
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate()
+    assert job.returncode == 75 and "stopped by SIGTERM before the run began" in output
 
 
 def test_a_lease_that_is_removed_while_it_is_waited_for_is_taken_at_once(bucket: S3Storage) -> None:

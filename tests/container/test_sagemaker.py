@@ -115,6 +115,53 @@ def test_c15_missing_or_empty_hyperparameters_mean_the_defaults(
     assert run.read_config() == TrainConfig()
 
 
+def test_checkpoints_of_another_job_are_not_taken_for_this_ones(tiny_set: Dataset, tmp_path: Path) -> None:
+    assert start(platform(tmp_path / "one", tiny_set, {**TINY, "train.seed": "1"})).returncode == 0
+    base = platform(tmp_path / "two", tiny_set, {**TINY, "train.seed": "2"})
+    shutil.copytree(tmp_path / "one" / "checkpoints", base / "checkpoints")
+    answer = start(base)
+    assert answer.returncode == 3 and "Traceback" not in answer.stderr
+    assert "holds a run with other hyperparameters: train.seed" in (base / "output" / "failure").read_text()
+    assert not (base / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"hosts": 3}', "expected a list of hosts, received 3"),
+        ('{"hosts": null}', "expected a list of hosts, received None"),
+        ('{"hosts": "algo-1"}', "expected a list of hosts, received 'algo-1'"),
+        ("[" * 100_000, "not readable as JSON"),
+    ],
+    ids=["a number", "null", "a text", "deep"],
+)
+def test_c15_an_odd_resource_configuration_is_told(tiny_set: Dataset, tmp_path: Path, content: str, said: str) -> None:
+    base = platform(tmp_path / "ml", tiny_set, TINY)
+    (base / "input" / "config" / "resourceconfig.json").write_text(content)
+    answer = start(base)
+    assert answer.returncode == 2 and "Traceback" not in answer.stderr
+    assert said in (base / "output" / "failure").read_text()
+
+
+def test_c15_a_name_that_is_no_text_is_told(tiny_set: Dataset, tmp_path: Path) -> None:
+    base = platform(tmp_path / "ml", tiny_set, {"model.\ud800": "1"})
+    answer = start(base)
+    assert answer.returncode == 2 and "Traceback" not in answer.stderr
+    assert "model.\\ud800: no such setting" in (base / "output" / "failure").read_text()
+
+
+def test_a_model_that_does_not_fit_is_told_and_so_is_a_reason_that_cannot_be_left(
+    tiny_set: Dataset, tmp_path: Path
+) -> None:
+    base = platform(tmp_path / "ml", tiny_set, TINY)
+    (base / "model").mkdir()
+    (base / "model" / "model.keras").symlink_to("/dev/full")
+    (base / "output").write_text("a file where a folder should be")
+    answer = start(base)
+    assert answer.returncode == 5 and "Traceback" not in answer.stderr
+    assert f"{base / 'model' / 'model.keras'}: cannot write: No space left on device" in answer.stderr
+
+
 def test_a_missing_channel_is_named(tiny_set: Dataset, tmp_path: Path) -> None:
     base = platform(tmp_path / "ml", tiny_set, TINY)
     shutil.rmtree(base / "input" / "data" / "dataset")

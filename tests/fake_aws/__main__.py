@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import boto3
 
+from artclf.interrupt import catch_stop_signals
 from jobs.bucket_study import COPIES
 from tests import moto_server
 from tests.fake_aws.clock import ScaledClock
@@ -27,7 +29,6 @@ from tests.fake_aws.sts import FakeSts
 from tests.fake_aws.training_job import Durations, Job
 from tests.fake_aws.workloads import EntryPoint
 
-PROJECT = Path(__file__).resolve().parents[2]
 BUCKET = "rehearsal"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
 CLOUD = f"""
@@ -81,7 +82,7 @@ def _cloud(
 
     usage = "spot training job usage"
     service = FakeSageMaker(
-        EntryPoint(reaches),
+        EntryPoint(reaches, instead={"ARTCLF_INSTANCE": ""}),  # a report names this machine, not the one asked for
         durations=QUICK,
         quotas={} if max_jobs is None else {f"ml.g4dn.xlarge for {usage}": max_jobs},
         interrupt_when=loses_machine if interruptions else None,
@@ -110,9 +111,17 @@ def main() -> int:
         cloud(Path(folder), arguments.interruptions) as (service, environment),
     ):
         command = [sys.executable, "-m", "jobs", "submit", arguments.grid, "--backend", arguments.backend, "--yes"]
-        code = subprocess.run(command, cwd=PROJECT, env={**os.environ, **environment}, check=False).returncode
+        process = subprocess.Popen(command, env={**os.environ, **environment})
+
+        def heard(number: int, frame: object) -> None:
+            if number == signal.SIGTERM:  # those of a terminal reach the submit too; its end is ours
+                process.send_signal(number)
+
+        catch_stop_signals(heard)
+        code = process.wait()
         for job in service.history:
-            print(f"{job.name}  {job.status}  on {job.starts} machines, one after the other")
+            machines = "1 machine" if job.starts == 1 else f"{job.starts} machines, one after the other"
+            print(f"{job.name}  {job.status}  on {machines}")
         print(f"The rehearsal is over and its cloud is gone; what it left is below {COPIES / BUCKET}.")
     return code
 

@@ -112,10 +112,12 @@ class EntryPoint:
         environment: what the platform adds: endpoints, credentials, AWS_REGION. AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL says where input channels come from and models go to.
         command: what runs; the request's ContainerArguments follow it, or ``train`` where it has none.
+        instead: takes the place of what the request's Environment says.
     """
 
     environment: Mapping[str, str]
     command: Sequence[str] = (sys.executable, "-m", "container.entrypoint")
+    instead: Mapping[str, str] = field(default_factory=dict)
     real: bool = field(default=True, init=False)
 
     def start(self, start: Start) -> Machine:
@@ -135,6 +137,7 @@ class EntryPoint:
                 "PATH": os.environ["PATH"],
                 **IMAGE_ENVIRONMENT,
                 **_environment(self.environment, start),
+                **self.instead,
                 **{name: str(place) for name, place in places.items()},
             },
             stdin=subprocess.DEVNULL,

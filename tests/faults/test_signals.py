@@ -160,13 +160,17 @@ def test_a_terminal_that_is_closed_lets_the_trainer_save_and_end_unless_nohup_wa
     assert_saved_and_left(run, child, child.wait(60))
 
 
+LONG_STEPS = {"model.name": "cnn_small", "data.image_size": 320, "train.batch_size": 72}
+"""The first Ctrl-C lets a step end: the second one comes in it."""
+
+
 @pytest.mark.parametrize("moment", ["loading", "training"])
 def test_ctrl_c_twice_ends_at_once_and_harms_nothing(
     moment: str, tiny_set: Dataset, tmp_path: Path, measured: Measured
 ) -> None:
     run = RunDir(tmp_path / "run")
     commands = Commands([sys.executable, "-m", "artclf.train"], tmp_path)
-    child = commands.start(trainer_arguments(run, tiny_set.folder, LONG))
+    child = commands.start(trainer_arguments(run, tiny_set.folder, {**LONG, **LONG_STEPS}))
     if moment == "training":
         wait_for_commit(run, child, 2)
     else:
@@ -188,12 +192,12 @@ def test_a_trainer_that_slept_goes_on_as_if_it_had_not(
 ) -> None:
     settings = {**SMALL, "train.checkpoint_every.minutes": 1e-5}  # nearly always in a save as well
     whole, seconds = truth(nursery, tmp_path, tiny_set.folder, settings)
-    pause = amount(8, 60)
+    pause = amount(11, 60)
     run = RunDir(tmp_path / "slept")
     chance, slept = random.Random(11), list[bool]()
 
     def start(_: object) -> Child:
-        child = nursery.start([*trainer_arguments(run, tiny_set.folder, settings), "--hang-after", "0.1"])
+        child = nursery.start([*trainer_arguments(run, tiny_set.folder, settings), "--hang-after", "0.15"])
         wait_for_commit(run, child)
         for _ in range(3):
             slept.append(deliver(child, Fault("STOP", chance.uniform(0, seconds / 10), pause)))
@@ -202,7 +206,7 @@ def test_a_trainer_that_slept_goes_on_as_if_it_had_not(
     attempts = endure(start, run, [], metrics_of(whole))
     assert [attempt.code for attempt in attempts] == [0] and all(slept)
     assert same(digest(run), digest(whole)) == []
-    measured(f"3 times SIGSTOP for {pause} s while training and saving, a watchdog of 6 s: no alarm, all equal")
+    measured(f"3 times SIGSTOP for {pause} s while training and saving, a watchdog of 9 s: no alarm, all equal")
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
@@ -212,9 +216,9 @@ def test_a_trainer_that_hangs_leaves_its_stacks_and_exit_code_7(
     """The picture reads of a real trainer are held up by strace, as a dead network disk would."""
     run = RunDir(tmp_path / "run")
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=none"]
-    hold_up = ["-P", str(next(tiny_set.folder.glob("shards/*"))), "-e", "inject=pread64:delay_enter=8000000:when=40+"]
+    hold_up = ["-P", str(next(tiny_set.folder.glob("shards/*"))), "-e", "inject=pread64:delay_enter=30000000:when=40+"]
     # strace counts the calls of each thread by itself: with several, none of them may come to 40.
-    train = [sys.executable, "-m", "artclf.train", "--hang-after", "0.05", "--threads", "1"]
+    train = [sys.executable, "-m", "artclf.train", "--hang-after", "0.2", "--threads", "1"]
     command = [*strace, "-e", "trace=pread64", *hold_up, *train]
     child = Commands(command, tmp_path).start(trainer_arguments(run, tiny_set.folder, SMALL))
     assert child.wait(120) == 7, child.output()

@@ -16,6 +16,7 @@ import pytest
 
 from artclf.cache import fetched_dataset as dataset_in
 from artclf.errors import ConfigError, Interrupted, StorageError
+from artclf.prepare import Options, prepare
 from artclf.records import Dataset
 from artclf.rundir import RunDir, RunStatus
 from artclf.s3 import S3Storage
@@ -27,7 +28,7 @@ from jobs.spec import JobHandle, JobState, Outcome
 from jobs.submit import run_outcome
 from tests.conftest import Amount, Measured
 from tests.s3_proxy import ACCESS_DENIED, Break, FaultProxy, Meanwhile, Request
-from tests.s3_servers import S3Server
+from tests.s3_servers import S3Server, wait_for_fetchers
 
 GRID = """
 study: little
@@ -60,6 +61,8 @@ def proxy(moto_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -
     with FaultProxy(moto_server.url, moto_server.credentials) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         yield proxy
+        proxy.calm()
+        wait_for_fetchers()
 
 
 @pytest.fixture
@@ -470,6 +473,40 @@ def test_a_run_keeps_its_settings_and_gets_the_limit_of_the_latest_submit(bucket
     assert run.read_job() == {"dataset": "s3://my-art/data", "data_digest": "digest", "max_hours": 8}
 
 
+def test_settings_of_another_trial_are_not_trained_under_a_trials_name(bucket: str, folder: Path) -> None:
+    study = looked(bucket)
+    first, second = expand(write_grid(folder, "0, 1"), "digest").trials
+    study.begin_run(second, "s3://my-art/data", "digest", max_hours=1)
+    foreign = study.storage.read(f"runs/{second.trial_id}/config.json")
+    study.storage.write(f"runs/{first.trial_id}/config.json", foreign)
+    with pytest.raises(StorageError, match="holds the settings of another trial"):
+        study.begin_run(first, "s3://my-art/data", "digest", max_hours=1)
+
+
+def test_settings_that_compute_the_same_are_no_other_trials(bucket: str, folder: Path) -> None:
+    study = looked(bucket)
+    (trial,) = expand(write_grid(folder, "0"), "digest").trials
+    study.begin_run(trial, "s3://my-art/data", "digest", max_hours=1)
+    key = f"runs/{trial.trial_id}/config.json"
+    settings = json.loads(study.storage.read(key))
+    settings["train"]["checkpoint_every"]["epochs"] = 7
+    study.storage.write(key, json.dumps(settings).encode())
+    study.begin_run(trial, "s3://my-art/data", "digest", max_hours=1)
+    assert json.loads(study.storage.read(key)) == settings
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"model', b"[]", b"[" * 100_000, b'{"model.nmae": 1}'])
+def test_damaged_settings_of_a_trial_are_written_anew(bucket: str, folder: Path, damaged: bytes) -> None:
+    study = looked(bucket)
+    (trial,) = expand(write_grid(folder, "0"), "digest").trials
+    study.begin_run(trial, "s3://my-art/data", "digest", max_hours=1)
+    key = f"runs/{trial.trial_id}/config.json"
+    sound = study.storage.read(key)
+    study.storage.write(key, damaged)
+    study.begin_run(trial, "s3://my-art/data", "digest", max_hours=1)
+    assert study.storage.read(key) == sound
+
+
 def test_a_run_has_its_data_before_it_has_settings_to_begin_with(bucket: str, proxy: FaultProxy, folder: Path) -> None:
     study = looked(bucket)
     (trial, *_) = expand(write_grid(folder), "digest").trials
@@ -490,7 +527,7 @@ def test_a_data_set_goes_to_the_bucket_once_and_its_manifest_last(
 ) -> None:
     said: list[str] = []
     uri = looked(bucket).share_dataset(tiny_set, said.append)
-    assert uri == f"s3://{bucket}/studies/.shared/datasets/{tiny_set.digest[:16]}"
+    assert re.fullmatch(rf"s3://{bucket}/studies/\.shared/datasets/{tiny_set.digest[:16]}-[0-9a-f]{{8}}", uri)
     files = puts(proxy)
     assert files[-1] == "manifest.json" and len(files) == len(set(files)) > 1
     proxy.requests.clear()
@@ -515,9 +552,8 @@ def test_a_shared_data_set_that_lost_a_file_or_a_part_of_one_is_made_whole_again
     bucket: str, proxy: FaultProxy, tiny_set: Dataset, how: str
 ) -> None:
     study = looked(bucket)
-    study.share_dataset(tiny_set, print)
+    place = S3Storage(study.share_dataset(tiny_set, print))
     shard = tiny_set.manifest["shards"][0]["name"]
-    place = S3Storage(f"s3://{bucket}/studies/.shared/datasets/{tiny_set.digest[:16]}")
     if how == "lost":
         place.delete(shard)
     else:
@@ -614,6 +650,17 @@ def test_an_upload_says_how_far_it_is_and_stops_between_files_when_asked(
     assert "manifest.json" not in puts(proxy)
     assert re.fullmatch(r"\d+ of \d+ MB, [\d.]+ s left", said[1])
     assert dataset_in(study.share_dataset(tiny_set, said.append)).digest == tiny_set.digest
+
+
+def test_the_same_pictures_under_other_names_harm_no_data_set_that_is_shared_already(
+    bucket: str, tiny_pictures: Path, tiny_set: Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_pictures, tmp_path / "pictures")
+    for path in (tmp_path / "pictures").rglob("*.png"):
+        path.rename(path.with_name(f"{path.stem.replace('_', '_new_')}.png"))
+    renamed = prepare([str(tmp_path / "pictures")], tmp_path / "renamed", Options())
+    uris = [looked(bucket).share_dataset(dataset, print) for dataset in (tiny_set, renamed, tiny_set)]
+    assert [dataset_in(uri).digest for uri in uris] == [tiny_set.digest, renamed.digest, tiny_set.digest]
 
 
 def test_two_submitters_may_share_a_data_set_at_once(bucket: str, tiny_set: Dataset) -> None:

@@ -295,10 +295,17 @@ def run_push(checkout: Path, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_a_checkout_with_changes_is_refused(checkout: Path) -> None:
-    (checkout / "new file").write_text("two")
+    (checkout / "artclf").mkdir()
+    (checkout / "artclf" / "new file").write_text("two")
     answer = run_push(checkout)
-    assert answer.returncode == 2 and "expected a checkout without changes" in answer.stderr
-    assert "new file" in answer.stderr and "Traceback" not in answer.stderr
+    assert answer.returncode == 2 and "expected no changes to what is in the image" in answer.stderr
+    assert "artclf" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_a_grid_of_ones_own_that_is_in_no_commit_keeps_nobody_from_pushing(checkout: Path) -> None:
+    commit = clean_commit(checkout)
+    (checkout / "mine.yaml").write_text("study: mine")
+    assert clean_commit(checkout) == commit
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}

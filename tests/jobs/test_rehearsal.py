@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import yaml
 
@@ -71,7 +73,7 @@ def rehearse(grid: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_grid_whose_jobs_each_lose_their_machine_twice_ends_like_the_same_grid_here(
     tiny_set: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rehearse(write_grid(tmp_path / "a folder", tiny_set, "0, 1", epochs=80), tmp_path, monkeypatch)
+    rehearse(write_grid(tmp_path / "a folder", tiny_set, "0, 1", epochs=240), tmp_path, monkeypatch)
 
 
 def test_so_does_the_grid_of_real_paintings(
@@ -108,3 +110,30 @@ def test_a_grid_on_this_machine_can_train_on_a_data_set_in_a_bucket(
         (result,) = gather(tmp_path / "studies" / "little")
         assert result.state == "done" and (RunDir(result.path).read_job() or {})["dataset"] == uri
         assert "Nothing to start" in submit(grid, "--root", tmp_path / "studies", **environment).stdout
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_a_rehearsal_that_is_stopped_ends_in_words_and_leaves_nothing_running(
+    tiny_set: Dataset, tmp_path: Path, how: str
+) -> None:
+    grid = write_grid(tmp_path, tiny_set, "0", epochs=2000)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}
+    rehearsal = subprocess.Popen(
+        [sys.executable, "-m", "tests.fake_aws", str(grid), "--interruptions", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert rehearsal.stdout is not None and any(line.startswith("starts ") for line in rehearsal.stdout)
+    if how == "Ctrl-C":
+        os.killpg(rehearsal.pid, signal.SIGINT)
+    else:
+        rehearsal.send_signal(signal.SIGTERM)
+    said, _ = rehearsal.communicate()
+    assert rehearsal.returncode == 75 and "Traceback" not in said
+    assert "The rehearsal is over and its cloud is gone" in said
+    assert not list(tmp_path.glob("artclf-rehearsal-*"))
+    assert not [process for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(process.info)]

@@ -63,6 +63,9 @@ def test_the_variable_names_another_file(tmp_path: Path, monkeypatch: pytest.Mon
         ("bucket", "My_Art", "the name of a bucket"),
         ("bucket", "s3://my-art", "the name of a bucket"),
         ("bucket", "a", "the name of a bucket"),
+        ("bucket", "my..art", "the name of a bucket"),
+        ("bucket", "my.-art", "the name of a bucket"),
+        ("bucket", "192.168.1.1", "the name of a bucket"),
         ("bucket", "[my-art]", "the name of a bucket"),
         ("region", "us-east", "a region"),
         ("region", "us-east-1a", "a region"),
@@ -120,7 +123,7 @@ def test_a_file_in_another_form_is_told(text: str, said: str) -> None:
 
 def test_a_missing_file_is_told_with_what_it_holds_and_how_to_try_without_an_account() -> None:
     told = refusal()
-    assert "cloud.yaml" in told and "bucket, region, role_arn and image" in told and "make rehearse" in told
+    assert "cloud.yaml" in told and "bucket, region and role_arn (there is none)" in told and "make rehearse" in told
 
 
 def test_a_folder_or_bytes_in_its_place_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
