@@ -6,7 +6,7 @@ PY = .venv/bin/python
 JOBS = $(PY) -m jobs
 WHERE = $(GRID) --backend $(BACKEND) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
-.PHONY: demo test soak soak-local soak-cloud check lint bench plan submit status logs stop report reap drill rehearse lock image push
+.PHONY: demo test soak soak-local soak-cloud soak-properties check lint bench plan submit status logs stop report reap drill rehearse lock image push
 .DEFAULT_GOAL := help
 
 help:
@@ -37,11 +37,13 @@ test: .venv/ready
 	$(PY) -m pytest -n 3 --dist worksteal $(HANG) $(ARGS)
 # A test that hangs ends, with what each of its threads was at.
 HANG = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
-# The long forms of the fault tests: of a run on this machine, then of runs and studies in a bucket.
-soak: soak-local soak-cloud
-soak-local soak-cloud: .venv/ready
+# The long forms of the fault tests: of a run on this machine, then of runs and studies in a bucket; and new examples for
+# all properties, which elsewhere are tried with the same ones each time.
+soak: soak-local soak-cloud soak-properties
+soak-local soak-cloud soak-properties: .venv/ready
 	tests/packages.sh
 	$(PY) -m pytest -n 2 --dist worksteal --soak $(SOAK_$(@:soak-%=%)) $(ARGS)
+SOAK_properties = -m hypothesis
 SOAK_local = tests/faults tests/artclf/test_checkpoint.py
 SOAK_cloud = tests/artclf/test_s3.py tests/artclf/test_cache.py tests/container/test_remote.py tests/container/test_credentials.py \
 	tests/jobs/test_sagemaker.py tests/jobs/test_sagemaker_backend.py tests/jobs/test_bucket_study.py tests/jobs/test_rehearsal.py

@@ -55,7 +55,7 @@ def open_all(arguments: argparse.Namespace, check_stop: Callable[[], None] = lam
     from jobs.submit import outcomes
 
     grid = load_grid(Path(arguments.grid))
-    backend, study = _open_place(arguments, grid.study)
+    backend, study = _open_place(arguments, grid.study, check_stop)
     _look(study)
     dataset = open_dataset(grid.dataset, check_stop, ahead=False)
     expansion = expand(grid, dataset.digest)
@@ -108,7 +108,9 @@ def open_submitted(arguments: argparse.Namespace) -> Submitted:
     return Submitted(study, backend, content)
 
 
-def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Study]:
+def _open_place(
+    arguments: argparse.Namespace, name: str, check_stop: Callable[[], None] = lambda: None
+) -> tuple[Backend, Study]:
     """Returns the backend and the study's place, which must fit each other: jobs elsewhere reach only a bucket.
 
     Raises:
@@ -119,7 +121,7 @@ def _open_place(arguments: argparse.Namespace, name: str) -> tuple[Backend, Stud
     from jobs.settings import load_cloud_settings
     from jobs.study import open_study
 
-    backend = open_backend(arguments.backend)
+    backend = open_backend(arguments.backend, check_stop)
     if not backend.is_remote:
         root = arguments.root or DEFAULT_ROOT
         if is_in_bucket(root):

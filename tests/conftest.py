@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Makes the verdict on a commit one of the commit alone: examples are the same each time, but for the soak, which
     looks for new ones; and are timed by nobody, since this machine may be busy."""
     is_soak = bool(config.getoption("--soak"))
-    settings.register_profile("artclf", deadline=None, derandomize=not is_soak, max_examples=2000 if is_soak else 100)
+    settings.register_profile("artclf", deadline=None, derandomize=not is_soak, max_examples=300 if is_soak else 100)
     settings.load_profile("artclf")
 
 

@@ -918,6 +918,20 @@ def test_ctrl_c_starts_nothing_more_lets_the_jobs_go_on_and_says_how_to_go_on(bu
         assert not any(request.operation == "StopTrainingJob" for request in aws.requests)
 
 
+def test_ctrl_c_is_heard_while_the_service_takes_no_calls(bucket: str, laptop: Open) -> None:
+    def before(service: str, operation: str, params: Any) -> ServiceError | None:
+        return ServiceError("ThrottlingException", "Rate exceeded") if operation == "CreateTrainingJob" else None
+
+    with account(Cloud(bucket).sagemaker, before=before) as aws:
+        here = laptop(aws)
+        process = here.start("submit", "--yes")
+        aws.wait_for(lambda: len(creates(aws)) >= 2)
+        process.send_signal(signal.SIGINT)
+        said = here.ended(process, 75)
+        assert "stopped by SIGINT" in said and "Traceback" not in said
+        assert len(creates(aws)) <= 4
+
+
 def test_jobs_stop_ends_the_jobs_and_every_submitter_on_any_machine(bucket: str, laptop: Open, tmp_path: Path) -> None:
     cloud = Cloud(bucket, seconds=10_000)
     with account(cloud.sagemaker, clock=SteppingClock(60)) as aws:
