@@ -178,11 +178,13 @@ def test_a_job_whose_output_nobody_takes_trains_all_the_same(tiny_set: Dataset, 
         job = subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=full, check=False)
     status = run.read_status()
     assert job.returncode == 0 and status is not None and status.state == "done"
-    run.job.write_text("{}")
+    run = begin(tmp_path / "other", tiny_set)
+    run.config.write_text('{"model": {"droput": 0.5}}')
+    command[-1] = str(run.path)
     with open("/dev/full", "w") as full:
         subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=full, check=False)
     status = run.read_status()
-    assert status is not None and "expected the data set's place and digest" in status.reason
+    assert status is not None and "Did you mean model.dropout?" in status.reason
 
 
 @pytest.mark.parametrize(

@@ -278,15 +278,17 @@ def test_s21_a_damaged_lease_stops_with_a_word(bucket: S3Storage, damage: bytes)
 def test_a_holder_that_comes_to_life_in_the_last_moment_keeps_its_run(bucket: S3Storage, monkeypatch: Any) -> None:
     slow = Lease(bucket, "slow")
     slow.take()
-    replace = S3Storage.replace
-
-    def late(self: S3Storage, *arguments: Any) -> str | None:
-        monkeypatch.setattr(S3Storage, "replace", replace)
-        slow.renew()
-        return replace(self, *arguments)
-
-    monkeypatch.setattr(S3Storage, "replace", late)
     sleep: Waiting = Waiting(lambda: slow.renew() if sleep.seconds > 60 + LIFE_S else None)
+    read = Lease._read
+
+    def looked_at_too_early(self: Lease) -> Any:
+        found = read(self)
+        if sleep.seconds > LIFE_S:  # the look that decides
+            monkeypatch.setattr(Lease, "_read", read)
+            slow.renew()
+        return found
+
+    monkeypatch.setattr(Lease, "_read", looked_at_too_early)
     with pytest.raises(ConfigError, match="another machine is at work on this run"):
         Lease(bucket, "next", sleep=sleep).take()
     slow.renew()
