@@ -63,7 +63,7 @@ class SageMakerFolders:
         dataset = open_dataset(str(self.channel))
         self.run.begin(config, dataset.place, dataset.digest)
         kept = self.run.read_config()
-        if kept.canonical() != config.canonical():
+        if kept != config and kept.canonical() != config.canonical():
             changed = "; ".join(differences(kept.flat(), config.flat()))
             raise ResumeError(
                 f"{self.run.path}: holds a run with other hyperparameters: {changed}. Give each job that is not to go "

@@ -168,7 +168,7 @@ class BucketStudy(Study):
             self._bucket.write(key, content)
             return
         kept = TrainConfig.from_settings({**kept.flat(), "model.weights": trial.config.model.weights})
-        if kept.canonical() != trial.config.canonical():  # where the same weights lie may differ
+        if kept != trial.config and kept.canonical() != trial.config.canonical():
             raise StorageError(
                 f"{self._bucket.uri}/{key}: holds the settings of another trial than {trial.label}. Somebody has "
                 f"changed it: remove the folder runs/{trial.trial_id} there, and submit again."
