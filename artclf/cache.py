@@ -220,8 +220,8 @@ def _note_use(folder: Path, size: int) -> None:
     path = folder / _IN_USE
     try:
         if folder not in _held or os.fstat(_held[folder]).st_nlink == 0:  # somebody deleted the cache under us
-            if folder in _held:
-                os.close(_held.pop(folder))
+            if (old := _held.pop(folder, None)) is not None:
+                os.close(old)
             descriptor = _held[folder] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

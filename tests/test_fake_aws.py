@@ -828,7 +828,7 @@ def pids(job: Job) -> list[int]:
 
 def is_gone(process: int) -> bool:
     """Waits until a process that was killed is no more, for a minute at most, and says whether that came true."""
-    with contextlib.suppress(psutil.NoSuchProcess), contextlib.suppress(psutil.TimeoutExpired):
+    with contextlib.suppress(psutil.NoSuchProcess):
         dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         deadline = time.monotonic() + 60
         while psutil.Process(process).status() not in dead:

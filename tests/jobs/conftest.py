@@ -1,4 +1,4 @@
-"""A bucket for studies, and what leads clients to the stand-in for SageMaker."""
+"""A bucket for studies, what leads clients to the stand-in for SageMaker, and a run that began."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from artclf.config import TrainConfig
+from artclf.rundir import RunDir, RunStatus
 from tests.fake_aws.server import FakeAws
 
 if TYPE_CHECKING:
@@ -35,3 +37,12 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeAws], FakeAws]:
         return aws
 
     return lead
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Returns a run that began."""
+    run = RunDir(tmp_path / "run")
+    run.begin(TrainConfig(), "/data", "digest")
+    run.write_status(RunStatus("running", epoch=1))
+    return run

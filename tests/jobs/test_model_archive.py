@@ -54,15 +54,6 @@ def finished() -> list[Entry]:
     return [folder, *((name, b"x") for name in names), *files, *texts]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    """Returns a run that began."""
-    run = RunDir(tmp_path / "run")
-    run.begin(TrainConfig(), "/data", "digest")
-    run.write_status(RunStatus("running", epoch=1))
-    return run
-
-
 def test_what_a_finished_run_left_is_put_into_its_directory(run: RunDir, tmp_path: Path) -> None:
     take_model(pack(tmp_path / "model.tar.gz", finished()), tmp_path / "unpacked", run)
     assert run.is_complete() and run.log.read_text() == "done in 1 s"

@@ -209,15 +209,6 @@ Job = Callable[..., RunStatus]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    """Returns a run that began."""
-    run = RunDir(tmp_path / "run")
-    run.begin(TrainConfig(), "/data", "digest")
-    run.write_status(RunStatus("running", epoch=1))
-    return run
-
-
-@pytest.fixture
 def job(tiny_set: Dataset, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """Returns what carries out a job whose container ends as told, after the SDK did something in the job's folder."""
     (tmp_path / "docker").write_text(DOCKER)
